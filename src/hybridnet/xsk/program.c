@@ -135,7 +135,7 @@ static void explain_load_error(const struct hn_report *report, const char *path,
                        "the kernel does not show its types in /sys/kernel/btf/vmlinux "
                        "(CONFIG_DEBUG_INFO_BTF); choose mode \"kernel\"");
     else
-        hn_report_fail(report, EINVAL, "the kernel refused the steering program (%s): %s", text,
+        hn_report_fail(report, EINVAL, "the steering program was refused (%s): %s", text,
                        line);
 }
 
