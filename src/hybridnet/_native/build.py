@@ -21,6 +21,7 @@ PROJECT = PACKAGE.parent.parent
 # Declarations build on each other, so the order is that of the layers.
 API_HEADERS = [
     "stack/base_api.h",
+    "stack/ip/ip_api.h",
     "stack/stack_api.h",
     "devices/wire_api.h",
     "xsk/program_api.h",
