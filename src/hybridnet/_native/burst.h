@@ -31,6 +31,7 @@ typedef struct {
     PyObject *on_writable;  /* called as on_writable(): senders that were held back may go on */
     PyObject *on_failure;   /* called as on_failure(port_owner, errno, address) */
     PyObject *on_kernel_full; /* called as on_kernel_full(fd) */
+    PyObject *on_wanted;      /* called as on_wanted(): neighbours are to be resolved */
     uint32_t leases;        /* frames' memory stays until these are gone */
     bool in_turn;
     bool flush_scheduled;

@@ -103,6 +103,11 @@ static int flush(HnEngine *engine)
         if (call_and_drop(PyObject_CallOneArg(engine->schedule, Py_True), engine) < 0)
             return -1;
     }
+    if (engine->stack && engine->stack->neighbors_wanted) {
+        engine->stack->neighbors_wanted = false;
+        if (call_and_drop(PyObject_CallNoArgs(engine->on_wanted), engine) < 0)
+            return -1;
+    }
     if (engine->blocked && engine->stack &&
         engine->stack->backlog_total < engine->stack->backlog_max / 4) {
         engine->blocked = false;
@@ -253,12 +258,13 @@ static PyObject *engine_close(PyObject *self, PyObject *ignored)
 static int engine_init(PyObject *self, PyObject *args, PyObject *keywords)
 {
     static char *names[] = { "stack",      "schedule",   "on_exception", "on_writable",
-                             "on_failure", "on_kernel_full", NULL };
+                             "on_failure", "on_kernel_full", "on_wanted",   NULL };
     HnEngine *engine = (HnEngine *)self;
     unsigned long long stack;
-    PyObject *schedule, *on_exception, *on_writable, *on_failure, *on_kernel_full;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KOOOOO", names, &stack, &schedule,
-                                     &on_exception, &on_writable, &on_failure, &on_kernel_full))
+    PyObject *schedule, *on_exception, *on_writable, *on_failure, *on_kernel_full, *on_wanted;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KOOOOOO", names, &stack, &schedule,
+                                     &on_exception, &on_writable, &on_failure, &on_kernel_full,
+                                     &on_wanted))
         return -1;
     engine->kernel = hn_kernel_io_create((struct hn_stack *)(uintptr_t)stack);
     if (!engine->kernel) {
@@ -271,6 +277,7 @@ static int engine_init(PyObject *self, PyObject *args, PyObject *keywords)
     engine->on_writable = Py_NewRef(on_writable);
     engine->on_failure = Py_NewRef(on_failure);
     engine->on_kernel_full = Py_NewRef(on_kernel_full);
+    engine->on_wanted = Py_NewRef(on_wanted);
     return 0;
 }
 
@@ -283,6 +290,7 @@ static int engine_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(engine->on_writable);
     Py_VISIT(engine->on_failure);
     Py_VISIT(engine->on_kernel_full);
+    Py_VISIT(engine->on_wanted);
     return 0;
 }
 
@@ -294,6 +302,7 @@ static int engine_clear(PyObject *self)
     Py_CLEAR(engine->on_writable);
     Py_CLEAR(engine->on_failure);
     Py_CLEAR(engine->on_kernel_full);
+    Py_CLEAR(engine->on_wanted);
     return 0;
 }
 

@@ -146,6 +146,8 @@ static PyObject *port_send(PyObject *self, PyObject *const *args, Py_ssize_t cou
         struct hn_address to;
         if (address == Py_None)
             error = hn_port_transmit(port, NULL, bytes, (size_t)length);
+        else if (port->udp->remote.family != 0)
+            error = -EISCONN; /* Python compares it with the peer */
         else if (hn_likely(hn_address_parse(port, address, &to)))
             error = hn_port_transmit(port, &to, bytes, (size_t)length);
         else

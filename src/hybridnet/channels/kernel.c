@@ -202,6 +202,14 @@ int hn_kernel_receive(struct hn_kernel_io *io, struct hn_udp *udp, int fd, uint3
     return error ? error : (int)count;
 }
 
+/* With IP_RECVERR a socket reports an earlier datagram's ICMP error on the next call, also an
+   unconnected one, where nobody expects it.  Reporting clears it, so a second try tells. */
+static bool may_be_stale(int error, bool has_address)
+{
+    return has_address && (error == ECONNREFUSED || error == EHOSTUNREACH ||
+                           error == ENETUNREACH || error == EMSGSIZE || error == EACCES);
+}
+
 static void count_sent(struct hn_udp *udp, size_t bytes)
 {
     udp->statistics.tx_kernel_datagrams++;
@@ -213,8 +221,11 @@ int hn_kernel_send(struct hn_udp *udp, int fd, int socket_family, const struct h
 {
     union hn_sockaddr address;
     socklen_t address_bytes = to ? write_address(to, socket_family, &address) : 0;
-    if (sendto(fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL, to ? &address.base : NULL,
-               address_bytes) < 0) {
+    const struct sockaddr *name = to ? &address.base : NULL;
+    ssize_t sent = sendto(fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL, name, address_bytes);
+    if (sent < 0 && may_be_stale(errno, to != NULL))
+        sent = sendto(fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL, name, address_bytes);
+    if (sent < 0) {
         if (errno != EAGAIN)
             udp->statistics.tx_kernel_errors++;
         return -errno;
@@ -274,6 +285,8 @@ static uint32_t send_run(struct hn_kernel_io *io, uint32_t start, int *full_fd)
         }
     }
     int sent = sendmmsg(fd, io->messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0 && may_be_stale(errno, io->queue[start].has_address))
+        sent = sendmmsg(fd, io->messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0) {
         if (errno == EAGAIN || errno == EWOULDBLOCK) {
             *full_fd = fd;
