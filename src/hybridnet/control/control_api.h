@@ -19,6 +19,7 @@ struct hn_control_result {
     bool done;             /* NLMSG_DONE seen */
     bool interrupted;      /* NLM_F_DUMP_INTR seen: the dump has to be repeated */
     int32_t error;         /* NLMSG_ERROR's errno, positive; 0: none */
+    uint32_t messages;     /* handled, malformed ones among them */
     uint32_t malformed;    /* messages with a length or attribute that does not add up, ignored */
     uint32_t unmatched;    /* RTM_DELROUTE for a route that is not in the table */
     uint32_t refused;      /* not stored: the table is full, or no memory */

@@ -108,6 +108,7 @@ int hn_control_parse(const struct hn_control_tables *tables, const uint8_t *buff
             result->consumed = (uint32_t)at;
             return 0;
         }
+        result->messages++;
         size_t step = HN_NETLINK_ALIGN(length);
         at = step < bytes - at ? at + step : bytes;
     }
