@@ -49,7 +49,10 @@ struct hn_frame {
     };
     uint32_t length; /* bytes in this frame from data on */
     uint32_t next;   /* index of the packet's next frame, or HN_FRAME_NONE */
-    struct hn_address peer; /* datagrams: where it came from */
+    union {
+        struct hn_address peer; /* on the way up: where the datagram came from */
+        uint32_t payload_sum;   /* on the way down: unfolded checksum of the payload */
+    };
     uint16_t payload_offset; /* from data */
     uint16_t payload_length; /* of the whole datagram, chain included */
     uint8_t owner;
