@@ -25,11 +25,12 @@ COUNTS = {"rx_packets": 10, "rx_bytes": 640, "tx_packets": 9, "tx_bytes": 576}
 
 
 def snapshot(name: str = "vb") -> dict[str, object]:
-    device = {"name": name, "ifindex": 3, "granted": "native", "reasons": ["zero-copy: refused"]}
+    device = {"name": name, "ifindex": 3, "granted": "native", "reasons": ["vb: zerocopy: refused"]}
     return {
         "name": name,
         "uptime_s": 2.0,
         "mode": "native",
+        "reasons": ["vb: zerocopy: refused"],
         "devices": [device],
         "fast": COUNTS,
         "kernel": dict.fromkeys(COUNTS, 0),
@@ -266,7 +267,7 @@ def test_command_shows_the_only_stack_there_is(capsys: pytest.CaptureFixture[str
 
     assert asyncio.run(serve([])) == 0
     text = capsys.readouterr().out
-    for word in ("fast", "udp_checksum", "zero-copy: refused", "udp_input", "10.0.0.1:9", "8,192"):
+    for word in ("fast", "udp_checksum", "vb: zerocopy: refused", "udp_input", "10.0.0.1:9", "8,192"):
         assert word in text
     assert "never" not in text
     assert asyncio.run(serve(["--json", "--pid", str(os.getpid())])) == 0

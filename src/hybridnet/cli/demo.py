@@ -53,7 +53,7 @@ class Place:
     """Where the two sides run: in a lab, or without one both on this host's loopback."""
 
     lab: Lab | None
-    device: str
+    device: str | None
     mode: str
     address: str
     udp_port: int
@@ -117,7 +117,7 @@ def _choose_place(mode: str, resources: ExitStack, screen: Screen) -> Place:
         screen.say(f"no hosts of their own: {error.strerror}")
         screen.say("running both sides on this host's loopback, in kernel mode")
         return Place(
-            lab=None, device="lo", mode="kernel", address="127.0.0.1", udp_port=0, quic_port=0
+            lab=None, device=None, mode="kernel", address="127.0.0.1", udp_port=0, quic_port=0
         )
     a, b = lab.hosts
     screen.say(f"two hosts: {a.namespace} ({a.ipv4}) --veth-- {b.namespace} ({b.ipv4})")
@@ -175,7 +175,8 @@ class Demo:
         certificate, key = make_certificate(self._directory)
         place = self._place
         quic = ["--quic", f"{place.address}:{place.quic_port}", "--cert", str(certificate)]
-        quic += ["--key", str(key), "--dev", place.device, "--mode", place.mode]
+        quic += ["--key", str(key), "--mode", place.mode]
+        quic += [] if place.device is None else ["--dev", place.device]
         result: dict[str, Any] = {"asked": place.mode, "address": place.address}
 
         server, ready = self._start_server("hybridnet", *quic)
@@ -366,8 +367,7 @@ def tables(result: Json) -> list[Table]:
 def _facts(result: Json) -> Table:
     granted = f"asked {result['asked']}, granted {result['mode']}"
     rows = [("mode", granted)]
-    for device in result["stack"].get("devices", ()):
-        rows += [("", f"{device['name']}: {reason}") for reason in device.get("reasons", ())]
+    rows += [("", str(reason)) for reason in result["stack"].get("reasons", ())]
     rows.append(("QUIC echo", _quic_in_words(result["quic"])))
     if "ping" in result:
         rows.append(("ping", result["ping"]))

@@ -63,7 +63,8 @@ async def serve(args: argparse.Namespace) -> None:
         create: Any = loop.create_datagram_endpoint
         stack: Any = None
         if args.on == "hybridnet":
-            opened = hybridnet.open_stack(args.dev, mode=args.mode)
+            devices = [] if args.dev is None else [args.dev]
+            opened = hybridnet.open_stack(*devices, mode=args.mode)
             stack = await resources.enter_async_context(opened)
             create = stack.create_datagram_endpoint
 
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run until stopped; 1 when it cannot serve."""
     parser = argparse.ArgumentParser(prog="python -m hybridnet.cli.demo_server")
     parser.add_argument("--on", choices=["hybridnet", "kernel"], default="hybridnet")
-    parser.add_argument("--dev", default="vb", help="interface of the stack (vb)")
+    parser.add_argument("--dev", help="interface of the stack; none: kernel path only")
     parser.add_argument("--mode", default="auto", help="asked of the stack (auto)")
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="UDP echo")
     parser.add_argument("--quic", metavar="HOST:PORT", help="QUIC echo; needs --cert and --key")

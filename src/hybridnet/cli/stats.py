@@ -176,11 +176,9 @@ def report(answer: Json, unit: str = "") -> list[Table]:
             tables.append(Table(title=title, columns=("error",), rows=((str(stack["error"]),),)))
             continue
         tables.append(_paths(title, stack, unit))
-        devices = cast("list[Json]", stack.get("devices") or [])
-        reasons = tuple((d.get("name", ""), str(r)) for d in devices for r in d.get("reasons", ()))
+        reasons = tuple((str(reason),) for reason in stack.get("reasons") or ())
         if reasons:
-            columns = ("device", "why it has this mode")
-            tables.append(Table(title="modes", columns=columns, rows=reasons, left=2))
+            tables.append(Table(title="why not a better mode", columns=("",), rows=reasons))
         tables += _lists(stack, unit)
         for key in ("drops", "steering", "xsk"):
             counts = cast("dict[str, float]", stack.get(key) or {})
