@@ -9,6 +9,7 @@ others, and whatever the fast path cannot take, by the kernel.
             channel.sendto(data, addr)
 """
 
+from hybridnet.addresses import host_and_port
 from hybridnet.channels.batch import DATAGRAM_FIELDS, DatagramBatch
 from hybridnet.channels.datagram import DatagramTransport
 from hybridnet.channels.endpoint import ChannelStatistics
@@ -61,5 +62,6 @@ __all__ = [
     "UdpChannel",
     "Unsupported",
     "WouldBlock",
+    "host_and_port",
     "open_stack",
 ]

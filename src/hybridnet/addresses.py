@@ -1,4 +1,4 @@
-"""Socket addresses: between the socket module's tuples and the stack's ``struct hn_address``."""
+"""Addresses and data as callers give them: between the socket module's tuples and the stack's ``struct hn_address``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from hybridnet.errors import from_errno
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 """``(host, port)`` for IPv4, ``(host, port, flowinfo, scope_id)`` for IPv6."""
+
+Data = bytes | bytearray | memoryview
+"""What can be sent: anything with contiguous bytes; the usual three for type checkers."""
 
 _MAPPED = bytes(10) + b"\xff\xff"
 
@@ -44,6 +47,17 @@ def resolve(address: tuple[Any, ...], *, passive: bool) -> tuple[socket.AddressF
         scope = int(address[3]) if len(address) > 3 and address[3] else int(sockaddr[3])  # type: ignore[misc]
         return socket.AF_INET6, (str(sockaddr[0]), port, 0, scope)
     return socket.AF_INET, (str(sockaddr[0]), port)
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Return ``HOST:PORT`` or ``[HOST]:PORT`` as a tuple, as command lines write addresses.
+
+    Raises: ValueError: no port, or not a number from 0 to 65535.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT, such as 10.0.0.1:9000 or [::]:9000")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def to_native(address: Address) -> Any:

@@ -1,6 +1,6 @@
 """The types of burst.h as the type checkers see them."""
 
-from collections.abc import Buffer, Callable
+from collections.abc import Callable
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 
@@ -39,18 +39,18 @@ class Port:
         engine: Engine,
         udp: int,
         owner: object,
-        on_refused: Callable[[int, Buffer, Address | None], object],
+        on_refused: Callable[[int, bytes | bytearray | memoryview, Address | None], object],
         kernel_fd: int,
         kernel_family: int,
         kernel_only: bool,
         kernel_queued: bool,
     ) -> None: ...
-    def send(self, data: Buffer, addr: Address | None = None) -> None: ...
+    def send(self, data: bytes | bytearray | memoryview, addr: Address | None = None) -> None: ...
     def receive(self) -> tuple[bytes, Address] | None: ...
     def receive_batch(self, max: int, /) -> tuple[bytes, bytes] | None: ...
     def receive_lease(self, max: int, /) -> Lease | None: ...
     def send_batch(
-        self, payloads: Buffer | Lease, descriptors: Buffer, start: int, /
+        self, payloads: bytes | bytearray | memoryview | Lease, descriptors: bytes | bytearray | memoryview, start: int, /
     ) -> tuple[int, int]: ...
     def kernel_turn(self, max: int, /) -> int: ...
     def close(self) -> None: ...

@@ -6,10 +6,9 @@ import asyncio
 import errno
 import logging
 from collections import deque
-from collections.abc import Buffer
 from typing import TYPE_CHECKING, Any
 
-from hybridnet.addresses import Address
+from hybridnet.addresses import Address, Data
 from hybridnet.channels.endpoint import Endpoint
 from hybridnet.channels.facade import SocketFacade
 from hybridnet.channels.kernel_socket import SocketOptions
@@ -156,7 +155,7 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     # endpoint.Owner
 
-    def on_refused(self, number: int, data: Buffer, addr: Address | None) -> object:
+    def on_refused(self, number: int, data: Data, addr: Address | None) -> object:
         endpoint = self._endpoint
         if endpoint.is_closed or self._lost:
             self._warn_lost()
@@ -179,7 +178,7 @@ class DatagramTransport(asyncio.DatagramTransport):
         self._protocol.error_received(from_errno(number))
         return None
 
-    def _hold(self, data: Buffer, addr: Address | None) -> None:
+    def _hold(self, data: Data, addr: Address | None) -> None:
         copy = bytes(data)
         if self._buffer_bytes > self._high_water * _BUFFER_FACTOR:
             self._endpoint.tx_dropped += 1

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import socket
 from dataclasses import dataclass
-from collections.abc import Buffer
 from typing import TYPE_CHECKING, Protocol
 
 from hybridnet._native import Port, ffi, lib
-from hybridnet.addresses import Address, resolve, to_native
+from hybridnet.addresses import Address, Data, resolve, to_native
 from hybridnet.channels.kernel_socket import SocketOptions, drain_errors, open_socket
 from hybridnet.errors import ChannelClosed, HybridnetError, from_errno
 from hybridnet.stack.core import Udp
@@ -53,7 +52,7 @@ class ChannelStatistics:
 class Owner(Protocol):
     """What an endpoint asks of the channel or transport above it."""
 
-    def on_refused(self, number: int, data: Buffer, addr: Address | None) -> object:
+    def on_refused(self, number: int, data: Data, addr: Address | None) -> object:
         """A send did not go; ``number`` is the errno.  The result is ``sendto``'s."""
 
     def on_send_failed(self, number: int, addr: Address | None) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Buffer, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from hybridnet.addresses import Address
+from hybridnet.addresses import Address, Data
 from hybridnet.channels.batch import DatagramBatch
 from hybridnet.channels.endpoint import ChannelStatistics, Endpoint
 from hybridnet.channels.kernel_socket import SocketOptions
@@ -129,7 +129,7 @@ class UdpChannel:
 
     # Sending.
 
-    def sendto(self, data: Buffer, addr: Address | None = None) -> None:
+    def sendto(self, data: Data, addr: Address | None = None) -> None:
         """Send one datagram, copied; ``addr`` numeric, or None on a connected channel.
 
         Never waits.  Raises: WouldBlock: the transmit queue is full, see :meth:`wait_writable`.
@@ -141,7 +141,7 @@ class UdpChannel:
             self._check()
         self._port.send(data, addr)
 
-    async def sendto_wait(self, data: Buffer, addr: Address | None = None) -> None:
+    async def sendto_wait(self, data: Data, addr: Address | None = None) -> None:
         """As :meth:`sendto`, but waits for room instead of raising WouldBlock."""
         while True:
             try:
@@ -189,7 +189,7 @@ class UdpChannel:
 
     # What the endpoint tells (see endpoint.Owner).
 
-    def on_refused(self, number: int, data: Buffer, addr: Address | None) -> object:
+    def on_refused(self, number: int, data: Data, addr: Address | None) -> object:
         endpoint = self._endpoint
         if endpoint.is_closed:
             raise ChannelClosed
