@@ -26,14 +26,22 @@ check: ## lint, types, format, unit, native and simulated tests (well under a mi
 	@$(MAKE) --no-print-directory lint
 	$(PYTEST) $(wildcard tests/unit tests/native tests/sim)
 
-.PHONY: lint
+# All of them run, side by side, even when one complains.
+.PHONY: lint lint-ruff lint-format lint-mypy lint-pyright lint-c
 lint:
+	@$(MAKE) --no-print-directory -k -j4 --output-sync=target \
+	    lint-ruff lint-format lint-mypy lint-pyright lint-c
+lint-ruff:
 	$(BIN)/ruff check --quiet .
-	$(BIN)/ruff format --check --quiet .
+lint-format:
+	$(BIN)/ruff format --check .
+lint-mypy:
 	$(BIN)/mypy
+lint-pyright:
 	$(BIN)/pyright --pythonpath $(BIN)/python
+lint-c:
 	@if command -v clang-format >/dev/null; then \
-	    echo "clang-format --dry-run --Werror"; \
+	    echo "clang-format --dry-run --Werror (all C files)"; \
 	    clang-format --dry-run --Werror $(C_FILES); \
 	else echo "clang-format is not installed: C formatting not checked"; fi
 

@@ -20,9 +20,9 @@ EVENT_LOOPS = {"asyncio", "uvloop"}
 # What a layer may import of the package besides itself.
 LAYERS = {
     "stack": {"errors", "addresses", "specs", "_native"},
-    "xsk": {"errors", "addresses", "specs", "_native"},
-    "devices": {"errors", "addresses", "specs", "_native"},
-    "control": {"errors", "addresses", "specs", "_native"},
+    "xsk": {"errors", "addresses", "specs", "_native", "stack"},
+    "devices": {"errors", "addresses", "specs", "_native", "stack"},
+    "control": {"errors", "addresses", "specs", "_native", "stack"},
 }
 # What the C of a layer may include of the project.
 C_LAYERS = {"stack": ("stack/",)}

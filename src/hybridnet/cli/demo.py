@@ -98,8 +98,10 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result, default=str))
     else:
         print(f"\n{render(tables(result))}\n\n{NOTE}")
-    good = result["hybridnet"]["deep"]["received"] and result["kernel"]["deep"]["received"]
-    return 0 if good and "error" not in result["quic"] else 1
+    answered = [result[who]["deep"]["received"] for who in ("hybridnet", "kernel")]
+    answered += [result["same_host"]["received"]] if "same_host" in result else []
+    quic = result["quic"]
+    return 0 if all(answered) and quic.get("correct") == quic.get("streams", -1) else 1
 
 
 def _choose_place(mode: str, resources: ExitStack, screen: Screen) -> Place:
