@@ -57,24 +57,14 @@ async def serve(arguments: argparse.Namespace) -> None:
             style = echo_by_channel if arguments.api == "channel" else echo_by_batch
             server = asyncio.create_task(style(channel))
             server.add_done_callback(lambda _: stop.set())
-        print(f"ready {local[0]}:{local[1]} {stack.mode}", flush=True)
+        print(f"ready {hybridnet.format_address(local)} {stack.mode}", flush=True)
         await stop.wait()
         statistics = stack.statistics()
         if arguments.api != "protocol":
             channel.close()
             with contextlib.suppress(hybridnet.ChannelClosed):
                 await server
-    print(
-        json.dumps(
-            {
-                "mode": statistics.mode,
-                "fast": statistics.fast.as_dict(),
-                "kernel": statistics.kernel.as_dict(),
-                "drops": statistics.drops,
-            }
-        ),
-        flush=True,
-    )
+    print(json.dumps(statistics.as_dict()), flush=True)
 
 
 def main() -> None:
@@ -87,8 +77,11 @@ def main() -> None:
     parser.add_argument("--profile", choices=list(hybridnet.PROFILES), default="default")
     arguments = parser.parse_args()
     factory = uvloop.new_event_loop if arguments.loop == "uvloop" else asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(serve(arguments))
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(serve(arguments))
+    except hybridnet.HybridnetError as error:
+        parser.exit(1, f"udp_echo: {error.strerror}\n")
 
 
 if __name__ == "__main__":

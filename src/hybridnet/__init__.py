@@ -9,7 +9,7 @@ others, and whatever the fast path cannot take, by the kernel.
             channel.sendto(data, addr)
 """
 
-from hybridnet.addresses import host_and_port
+from hybridnet.addresses import format_address, host_and_port
 from hybridnet.channels.batch import DATAGRAM_FIELDS, DatagramBatch
 from hybridnet.channels.datagram import DatagramTransport
 from hybridnet.channels.endpoint import ChannelStatistics
@@ -62,6 +62,7 @@ __all__ = [
     "UdpChannel",
     "Unsupported",
     "WouldBlock",
+    "format_address",
     "host_and_port",
     "open_stack",
 ]

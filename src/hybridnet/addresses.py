@@ -60,6 +60,12 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def format_address(address: tuple[Any, ...]) -> str:
+    """Return ``HOST:PORT``, or ``[HOST]:PORT`` for IPv6: what :func:`host_and_port` reads."""
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{host}:{address[1]}"
+
+
 def to_native(address: Address) -> Any:
     """Return a new ``struct hn_address *`` for a numeric tuple."""
     native = ffi.new("struct hn_address *")

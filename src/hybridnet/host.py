@@ -44,6 +44,10 @@ class StackStatistics:
     kernel: PathStatistics
     drops: dict[str, int]
 
+    def as_dict(self) -> dict[str, object]:
+        """Return plain values, ready for JSON."""
+        return {**asdict(self), "mode": str(self.mode)}
+
 
 class Host:
     """A core sized for its interfaces, and the devices opened on them so far."""

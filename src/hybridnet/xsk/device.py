@@ -210,9 +210,9 @@ class XskDevice:
 
 def _queue_error(number: int, name: str, queue: int, step: Step) -> HybridnetError:
     if number == errno.EOPNOTSUPP and step.zero_copy:
-        text = f"the driver of {name} has no zero-copy AF_XDP"
+        text = f"the driver of {name} has no zero-copy AF_XDP; choose mode 'auto' or 'native'"
     elif number == errno.EBUSY:
-        text = f"queue {queue} of {name} belongs to another AF_XDP socket"
+        text = f"queue {queue} of {name} belongs to another AF_XDP socket; stop its program"
     elif number in (errno.EPERM, errno.EACCES):
         text = "AF_XDP needs CAP_NET_RAW: run as root or grant the capability"
     elif number in (errno.ENOBUFS, errno.ENOMEM):
