@@ -11,8 +11,8 @@
 
      offered   packets that were due at RATE in the measured seconds (0: no rate was asked for)
      sent      packets handed to the interface in that time
-     replies   answers counted in that time; reply_bytes of payload, others: packets not answers
-     sent_all, replies_all   warm-up and 50 ms of drain included
+     replies   answers counted in that time; others: packets that were no answers
+     sent_all, replies_all, reply_bytes_all   warm-up and 50 ms of drain included
      behind    packets that were due and never sent, because sending did not keep up
 
    Ends at end of input.  Prints "ready" when it can take steps. */
@@ -198,14 +198,15 @@ static void run_step(struct hn_port *port, const struct settings *settings,
     uint64_t replies = last.replies[HN_REPLY_PACKETS] - first.replies[HN_REPLY_PACKETS];
     printf("{\"size\": %u, \"rate\": %.0f, \"seconds\": %.4f, \"offered\": %.0f, "
            "\"sent\": %" PRIu64 ", \"behind\": %" PRIu64 ", \"replies\": %" PRIu64
-           ", \"reply_bytes\": %" PRIu64 ", \"others\": %" PRIu64 ", \"sent_all\": %" PRIu64
-           ", \"replies_all\": %" PRIu64 ", \"sent_per_s\": %.0f, \"replies_per_s\": %.0f}\n",
+           ", \"others\": %" PRIu64 ", \"sent_all\": %" PRIu64
+           ", \"replies_all\": %" PRIu64 ", \"reply_bytes_all\": %" PRIu64
+           ", \"sent_per_s\": %.0f, \"replies_per_s\": %.0f}\n",
            step->size, step->rate, seconds, step->rate * seconds, sent,
            last.behind - first.behind, replies,
-           last.replies[HN_REPLY_BYTES] - first.replies[HN_REPLY_BYTES],
            last.replies[HN_REPLY_OTHERS] - first.replies[HN_REPLY_OTHERS],
            after.sent - before.sent,
            after.replies[HN_REPLY_PACKETS] - before.replies[HN_REPLY_PACKETS],
+           after.replies[HN_REPLY_BYTES] - before.replies[HN_REPLY_BYTES],
            (double)sent / seconds, (double)replies / seconds);
     fflush(stdout);
 }

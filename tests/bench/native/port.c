@@ -98,7 +98,13 @@ static int open_queue(struct hn_port *port, const struct hn_port_options *option
     port->device = hn_xsk_device_create(NULL, port->ifindex, 1, mtu, port->mac, true);
     if (!port->device)
         return fail("no memory for", options->interface, -ENOMEM);
-    error = hn_xsk_open_queue(port->device, 0, &options->xsk);
+    /* A socket closed a moment ago keeps its queue until the kernel has come round to it. */
+    for (int attempt = 0; attempt < 100; attempt++) {
+        error = hn_xsk_open_queue(port->device, 0, &options->xsk);
+        if (error != -EBUSY || hn_stop)
+            break;
+        usleep(20000);
+    }
     if (error)
         return fail("cannot open AF_XDP on", options->interface, error);
     int map = hn_port_map(port, "sockets");
