@@ -21,6 +21,7 @@ PROJECT = PACKAGE.parent.parent
 # Declarations build on each other, so the order is that of the layers.
 API_HEADERS = [
     "stack/base_api.h",
+    "stack/ip/ip_api.h",
     "stack/stack_api.h",
     "devices/wire_api.h",
     "xsk/program_api.h",
@@ -63,8 +64,9 @@ def _make() -> FFI:
         include_dirs=[str(PACKAGE), str(PROJECT / "bpf")],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
-        # Static, so that a wheel runs on a machine that has none of the three installed.
-        libraries=[":libbpf.a", ":libelf.a", ":libz.a"],
+        # Shared, because Debian's libbpf.a and libelf.a are not position independent.  iproute2
+        # depends on libbpf.so.1 there too, so a machine that has `ip` has it.
+        libraries=["bpf"],
         py_limited_api=False,
     )
     return builder

@@ -60,6 +60,7 @@ void hn_neighbor_output(struct hn_graph *graph, struct hn_node *node, struct hn_
             continue;
         }
         hn_neighbor_want(stack->neighbors, neighbor);
+        stack->neighbors_wanted = true;
         if (hn_neighbor_queue(&stack->pool, neighbor, frame) != 0)
             hn_stack_drop(stack, frame, HN_DROP_NEIGHBOR_QUEUE_FULL);
     }

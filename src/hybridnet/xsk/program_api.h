@@ -10,10 +10,11 @@ enum hn_xdp_mode {
 struct hn_program;
 
 /* Loads `object_path` and attaches it to `ifindex`.
-   Needs CAP_BPF + CAP_NET_ADMIN (or root).  On failure everything is undone, *error_number holds
-   the errno and `message` (message_bytes long) one sentence that says what to do:
+   Needs CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON (or root).  On failure everything is undone,
+   *error_number holds the errno and `message` (message_bytes long) one sentence that says what
+   to do:
    EBUSY   another XDP program is attached; the message names it (id and name)
-   EPERM   privileges missing
+   EPERM   privileges missing; the message names them
    EOPNOTSUPP  the driver has no native XDP, or the kernel no XDP
    ENODEV  no such interface
    EINVAL  the kernel refused the program (verifier); the message has the last line of its log

@@ -10,6 +10,7 @@
 #define HN_NEIGHBOR_H
 
 #include "stack/frame.h"
+#include "stack/ip/ip.h"
 
 #define HN_NEIGHBOR_PENDING_MAX 64u /* packets per unresolved neighbour */
 
@@ -44,30 +45,18 @@ struct hn_neighbor {
     struct hn_neighbor *wanted_next;
 };
 
-struct hn_neighbors;
-
-/* Room for `max` entries; more are refused and counted.  NULL: no memory. */
-struct hn_neighbors *hn_neighbors_create(uint32_t max);
-void hn_neighbors_destroy(struct hn_neighbors *table); /* no packet may wait any more */
-uint64_t hn_neighbors_generation(const struct hn_neighbors *table);
-size_t hn_neighbors_count(const struct hn_neighbors *table);
-
 struct hn_neighbor *hn_neighbor_find(const struct hn_neighbors *table, uint32_t ifindex,
                                      uint8_t family, const uint8_t *ip);
-/* Finds, or adds an unresolved entry (state NONE) and puts it on the wanted list.  The pointer
-   stays valid until hn_neighbors_sweep/purge removes the entry, which raises the generation.
-   NULL: the table is full. */
-struct hn_neighbor *hn_neighbor_get(struct hn_neighbors *table, uint32_t ifindex, uint8_t family,
-                                    const uint8_t *ip);
-/* Applies what the kernel said.  Raises the generation when mac or `resolved` changed.
+/* Applies what the kernel said.  mac is borrowed; NULL or all zero: none, which is never resolved.
+   Raises the generation when mac or `resolved` changed, and when packets wait in vain (FAILED).
+   An address that is neither known nor resolved is not added.  An entry that was used since it
+   last went STALE, and goes STALE again, is wanted: the kernel then probes it (keep-alive).
    -ENOSPC  the table is full */
 int hn_neighbor_set(struct hn_neighbors *table, uint32_t ifindex, uint8_t family,
                     const uint8_t *ip, uint8_t state, const uint8_t *mac, uint32_t epoch);
-/* The kernel forgot it: unresolved from now on (the entry stays while packets wait). */
+/* The kernel forgot it: removed.  While packets wait it stays, unresolved and wanted again. */
 void hn_neighbor_remove(struct hn_neighbors *table, uint32_t ifindex, uint8_t family,
                         const uint8_t *ip);
-void hn_neighbors_sweep(struct hn_neighbors *table, uint8_t family, uint32_t epoch);
-void hn_neighbors_purge_interface(struct hn_neighbors *table, uint32_t ifindex);
 /* Puts an entry on the wanted list again (once). */
 void hn_neighbor_want(struct hn_neighbors *table, struct hn_neighbor *entry);
 /* Takes the oldest wanted entry off the list; NULL: none. */

@@ -1,0 +1,1 @@
+"""The asyncio shell: stacks on an event loop, channels, transports."""

@@ -1,0 +1,257 @@
+"""The datagram transport: asyncio's contract on both paths."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from hybridnet.addresses import Address, Data
+from hybridnet.channels.endpoint import Endpoint
+from hybridnet.channels.facade import SocketFacade
+from hybridnet.channels.kernel_socket import SocketOptions
+from hybridnet.errors import HybridnetError, from_errno
+
+if TYPE_CHECKING:
+    from hybridnet.channels.stack import Stack
+
+_log = logging.getLogger("hybridnet")
+
+_HIGH_WATER = 64 * 1024
+_BUFFER_FACTOR = 64
+"""The buffer takes this many times the high-water mark; a protocol that ignores pause_writing
+loses datagrams then, counted, instead of growing without bound."""
+
+
+class DatagramTransport(asyncio.DatagramTransport):
+    """An ``asyncio.DatagramTransport`` whose datagrams travel by AF_XDP where they can.
+
+    Made by :meth:`hybridnet.Stack.create_datagram_endpoint`.  ``sendto`` of an instance is a
+    native method that settles the common case by itself; the method of the class is what it
+    means.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        protocol: asyncio.DatagramProtocol,
+        *,
+        local: tuple[object, ...] | None,
+        remote: tuple[object, ...] | None,
+        options: SocketOptions,
+    ) -> None:
+        super().__init__()
+        self._stack = stack
+        self._loop = stack.loop
+        self._protocol: asyncio.DatagramProtocol = protocol
+        self._closing = False
+        self._lost = 0
+        self._buffer: deque[tuple[bytes, Address | None]] = deque()
+        self._buffer_bytes = 0
+        self._high_water = _HIGH_WATER
+        self._low_water = _HIGH_WATER // 4
+        self._paused = False
+        self._endpoint = Endpoint(
+            stack, self, local=local, remote=remote, options=options, queued=True
+        )
+        self._facade = SocketFacade(self._endpoint)
+        # The instance's attribute wins over the class's method: one C call per datagram.
+        self.__dict__["sendto"] = self._endpoint.port.send
+
+    def start(self) -> None:
+        """Tell the protocol, then let datagrams in; once, by the stack."""
+        self._protocol.connection_made(self)
+        if not self._closing:
+            self._endpoint.port.on_datagram = self._protocol.datagram_received
+            self._endpoint.port.on_readable = None
+
+    # asyncio.BaseTransport
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return ``socket``, ``sockname``, ``peername``, or ``hybridnet`` (path and mode)."""
+        if name == "socket":
+            return self._facade
+        if name == "sockname":
+            return self._endpoint.local
+        if name == "peername":
+            return self._endpoint.remote if self._endpoint.remote is not None else default
+        if name == "hybridnet":
+            return {"mode": str(self._stack.mode), "reasons": list(self._stack.reasons)}
+        return default
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol  # type: ignore[assignment]
+        if not self._closing:
+            self._endpoint.port.on_datagram = self._protocol.datagram_received
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def close(self) -> None:
+        """Receive no more, send what is buffered, then call ``connection_lost(None)``."""
+        if self._closing:
+            return
+        self._closing = True
+        self._endpoint.port.on_datagram = None
+        if not self._buffer:
+            self._loop.call_soon(self._call_connection_lost, None)
+
+    def abort(self) -> None:
+        """Close without sending what is buffered."""
+        self._lose(None)
+
+    def _lose(self, error: BaseException | None) -> None:
+        if self._endpoint.is_closed:
+            return
+        self._endpoint.tx_dropped += len(self._buffer)
+        self._buffer.clear()
+        self._buffer_bytes = 0
+        already = self._closing and not self._lost
+        self._closing = True
+        self._lost += 1
+        self._endpoint.port.on_datagram = None
+        if not already or error is not None:
+            self._loop.call_soon(self._call_connection_lost, error)
+
+    def _call_connection_lost(self, error: BaseException | None) -> None:
+        if self._endpoint.is_closed:
+            return
+        try:
+            self._protocol.connection_lost(error if isinstance(error, Exception) else None)
+        finally:
+            self._endpoint.close()
+            self._stack.transports.discard(self)
+
+    # asyncio.DatagramTransport
+
+    def sendto(self, data: Any, addr: Any | None = None) -> None:
+        """Send one datagram, copied; buffered when there is no room (see pause_writing).
+
+        Errors of the network go to ``protocol.error_received``.  Raises: TypeError: not bytes.
+        ValueError: another address than the connected peer's.
+        """
+        self._endpoint.port.send(data, addr)
+
+    def get_write_buffer_size(self) -> int:
+        return self._buffer_bytes
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._low_water, self._high_water
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if high is None:
+            high = _HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self._high_water, self._low_water = high, low
+        self._maybe_pause()
+
+    # endpoint.Owner
+
+    def on_refused(self, number: int, data: Data, addr: Address | None) -> object:
+        endpoint = self._endpoint
+        if endpoint.is_closed or self._lost:
+            self._warn_lost()
+            return None
+        if number == errno.EISCONN:
+            if addr != endpoint.remote:
+                raise ValueError(f"Invalid address: must be None or {endpoint.remote}")
+            return endpoint.port.send(data)
+        if number == errno.EAGAIN:
+            return self._hold(data, addr)
+        if number == errno.EINVAL and addr is not None:
+            try:
+                # Names and broadcast spellings: the kernel socket understands them.
+                endpoint.socket.sendto(data, addr)
+            except BlockingIOError:
+                self._hold(data, addr)
+            except OSError as error:
+                self._protocol.error_received(error)
+            return None
+        self._protocol.error_received(from_errno(number))
+        return None
+
+    def _hold(self, data: Data, addr: Address | None) -> None:
+        copy = bytes(data)
+        if self._buffer_bytes > self._high_water * _BUFFER_FACTOR:
+            self._endpoint.tx_dropped += 1
+            return
+        if not self._buffer:
+            # What follows queues behind it; see on_writable.
+            self.__dict__["sendto"] = self._send_behind
+        self._buffer.append((copy, addr))
+        self._buffer_bytes += len(copy)
+        self._stack.driver.call_when_writable(self._endpoint)
+        self._maybe_pause()
+
+    def _send_behind(self, data: Any, addr: Any | None = None) -> None:
+        if self._lost:
+            self._warn_lost()
+        elif addr is not None and self._endpoint.remote not in (None, addr):
+            raise ValueError(f"Invalid address: must be None or {self._endpoint.remote}")
+        else:
+            self._hold(data, None if self._endpoint.remote else addr)
+
+    def on_writable(self) -> None:
+        waiting, self._buffer = self._buffer, deque()
+        self._buffer_bytes = 0
+        while waiting:
+            data, addr = waiting.popleft()
+            self._endpoint.port.send(data, addr)
+            if self._buffer:  # held back again: the rest stays in order behind it
+                self._buffer.extend(waiting)
+                self._buffer_bytes += sum(len(each) for each, _ in waiting)
+                return
+        self.__dict__["sendto"] = self._endpoint.port.send
+        self._maybe_resume()
+        if self._closing:
+            self._call_connection_lost(None)
+
+    def on_send_failed(self, number: int, addr: Address | None) -> None:
+        if not self._closing:
+            self._protocol.error_received(from_errno(number))
+
+    def on_error(self, error: HybridnetError) -> None:
+        if not self._closing:
+            self._protocol.error_received(error)
+
+    def _warn_lost(self) -> None:
+        self._lost += 1
+        if self._lost >= 5:
+            _log.warning("sendto() on a datagram transport that is closed")
+
+    def _maybe_pause(self) -> None:
+        if self._paused or self._buffer_bytes <= self._high_water:
+            return
+        self._paused = True
+        self._guarded(self._protocol.pause_writing)
+
+    def _maybe_resume(self) -> None:
+        if not self._paused or self._buffer_bytes > self._low_water:
+            return
+        self._paused = False
+        self._guarded(self._protocol.resume_writing)
+
+    def _guarded(self, callback: Any) -> None:
+        try:
+            callback()
+        except Exception as error:
+            self._loop.call_exception_handler(
+                {
+                    "message": f"protocol.{callback.__name__}() failed",
+                    "exception": error,
+                    "transport": self,
+                    "protocol": self._protocol,
+                }
+            )
+
+    def __repr__(self) -> str:
+        state = "closing" if self._closing else "open"
+        return f"<hybridnet.DatagramTransport {state} {self._endpoint.local}>"

@@ -1,0 +1,155 @@
+"""The driver: from readable file descriptors to one native call each.
+
+The loop calls ``Engine.turn`` itself: receive a burst, walk the graph, hand every datagram to its
+protocol or wake who waits, flush, in one call from the loop.  Python sees nothing of it but the
+datagrams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hybridnet._native import Engine
+from hybridnet.specs import BusyPoll, StackSpec
+from hybridnet.stack.core import Core
+
+if TYPE_CHECKING:
+    from hybridnet.channels.endpoint import Endpoint
+    from hybridnet.xsk.device import XskDevice
+
+_log = logging.getLogger("hybridnet")
+
+_RETRY_S = 0.001
+"""After a flush that the devices could not take whole; long enough not to spin on a dead link."""
+
+
+class Driver:
+    """Joins one stack to one event loop; single-threaded as the loop is."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        core: Core,
+        spec: StackSpec,
+        on_wanted: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self._burst = spec.burst
+        self._busy: BusyPoll | None = spec.busy_poll
+        self._spinning = False
+        self._last_packet = 0.0
+        self._closed = False
+        self._fds: dict[int, list[int]] = {}
+        self._writable_waiters: set[asyncio.Future[None]] = set()
+        self._blocked: dict[int, Endpoint] = {}
+        self.engine = Engine(
+            core.disown(),
+            self._schedule,
+            self._report,
+            self._on_writable,
+            _on_failure,
+            self._on_kernel_full,
+            on_wanted,
+        )
+
+    def add_device(self, device: XskDevice) -> None:
+        """Poll a device's sockets from now on: one reader per AF_XDP socket."""
+        fds = device.fds()
+        for queue, fd in enumerate(fds):
+            if self._busy is None:
+                self._loop.add_reader(fd, self.engine.turn, device.index, queue, self._burst)
+            else:
+                self._loop.add_reader(fd, self._start_spinning)
+        self._fds[device.index] = fds
+
+    def remove_device(self, index: int) -> None:
+        """Stop polling a device; before its sockets are closed."""
+        for fd in self._fds.pop(index, ()):
+            self._loop.remove_reader(fd)
+
+    def _schedule(self, later: bool) -> None:
+        if later:
+            self._loop.call_later(_RETRY_S, self.engine.flush)
+        else:
+            self._loop.call_soon(self.engine.flush)
+
+    def _report(self, exception: BaseException, owner: object) -> None:
+        self._loop.call_exception_handler(
+            {
+                "message": "Exception in a callback of a hybridnet channel",
+                "exception": exception,
+                "transport" if isinstance(owner, asyncio.BaseTransport) else "channel": owner,
+            }
+        )
+
+    # Busy polling: as long as packets keep coming, every turn of the loop spins for a moment.
+
+    def _start_spinning(self) -> None:
+        if not self._spinning:
+            self._spinning = True
+            self._last_packet = time.monotonic()
+            self._spin()
+
+    def _spin(self) -> None:
+        busy = self._busy
+        if self._closed or busy is None:
+            return
+        received = self.engine.spin(self._burst, busy.spin_us * 1000)
+        now = time.monotonic()
+        if received:
+            self._last_packet = now
+        if now - self._last_packet < busy.linger_us / 1e6:
+            self._loop.call_soon(self._spin)
+        else:
+            # The readers are level-triggered: what comes from here on wakes the loop.
+            self._spinning = False
+
+    # Back-pressure.
+
+    def wait_writable(self) -> asyncio.Future[None]:
+        """Return a future that is done when a held-back sender may go on."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._writable_waiters.add(future)
+        future.add_done_callback(self._writable_waiters.discard)
+        self._schedule(True)
+        return future
+
+    def _on_writable(self) -> None:
+        for future in list(self._writable_waiters):
+            if not future.done():
+                future.set_result(None)
+        blocked, self._blocked = self._blocked, {}
+        for endpoint in blocked.values():
+            endpoint.owner.on_writable()
+
+    def call_when_writable(self, endpoint: Endpoint) -> None:
+        """Call the owner's ``on_writable`` once when there is room again."""
+        self._blocked[id(endpoint)] = endpoint
+        self._schedule(True)
+
+    def _on_kernel_full(self, fd: int) -> None:
+        def flush() -> None:
+            self._loop.remove_writer(fd)
+            self.engine.flush()
+            self._on_writable()
+
+        self._loop.add_writer(fd, flush)
+
+    def close(self) -> None:
+        """Stop polling; the engine goes with its last lease."""
+        self._closed = True
+        for index in list(self._fds):
+            self.remove_device(index)
+        for future in list(self._writable_waiters):
+            if not future.done():
+                future.cancel()
+        self._blocked.clear()
+
+
+def _on_failure(owner: object, number: int, address: object) -> None:
+    # The engine knows owners as plain objects; only endpoints' owners send.
+    owner.on_send_failed(number, address)  # type: ignore[attr-defined]

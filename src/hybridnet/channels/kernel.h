@@ -1,0 +1,40 @@
+/* The kernel path: datagrams through an ordinary socket, in batches.
+
+   What arrives is put into the same receive queue as the fast path's, marked HN_FRAME_KERNEL;
+   what is sent goes out at once or collects for one sendmmsg per turn.  Sockets are non-blocking
+   and belong to Python. */
+#ifndef HN_KERNEL_H
+#define HN_KERNEL_H
+
+#include "stack/udp.h"
+#include "channels/kernel_api.h"
+
+/* A failed send, told later because it was queued. */
+struct hn_kernel_failure {
+    struct hn_udp *udp;
+    struct hn_address to;
+    int error;
+};
+
+/* Receives at most max datagrams into the endpoint's queue.  Returns how many, or -errno:
+   -EAGAIN nothing there;  others: the socket's pending error, now cleared. */
+int hn_kernel_receive(struct hn_kernel_io *io, struct hn_udp *udp, int fd, uint32_t max);
+
+/* One datagram at once.  `to` NULL: the connected peer.  0 or -errno. */
+int hn_kernel_send(struct hn_udp *udp, int fd, int socket_family, const struct hn_address *to,
+                   const uint8_t *data, size_t bytes);
+
+/* Queues a datagram for hn_kernel_flush, copied; sends at once what is too large for a frame.
+   0 or -errno (-EAGAIN: the queue is full). */
+int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int socket_family,
+                    const struct hn_address *to, const uint8_t *data, size_t bytes);
+
+/* Sends what is queued.  Returns the fd whose send buffer is full (come again when it is
+   writable), -1: nothing is left. */
+int hn_kernel_flush(struct hn_kernel_io *io);
+/* Drops what an endpoint still has queued; before it is closed. */
+void hn_kernel_forget(struct hn_kernel_io *io, struct hn_udp *udp);
+/* Gives the oldest failure; false: none. */
+bool hn_kernel_next_failure(struct hn_kernel_io *io, struct hn_kernel_failure *failure);
+
+#endif

@@ -1,0 +1,1 @@
+"""What the kernel knows, brought to the stack: links, addresses, routes, rules, neighbours."""

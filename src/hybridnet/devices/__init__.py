@@ -1,0 +1,1 @@
+"""Devices other than AF_XDP."""

@@ -1,0 +1,1 @@
+"""AF_XDP: rings, sockets, the steering program, and what a machine can do."""
