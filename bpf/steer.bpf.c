@@ -193,13 +193,28 @@ static __always_inline bool is_ours(const struct hn_endpoint_key *key)
 /* ---- Layers, outermost first.  Each moves the cursor over its header, or gives the reason why
    the packet stays with the kernel. ---- */
 
+/* The kernel marks such frames PACKET_OTHERHOST and its IP layers never see them. */
+static __always_inline bool is_for_another_host(const __u8 *destination)
+{
+    __u32 zero = 0;
+    struct hn_steer_settings *settings = bpf_map_lookup_elem(&hn_settings, &zero);
+    if (!settings || !settings->has_mac)
+        return false;
+    __u8 difference = 0;
+#pragma unroll
+    for (int i = 0; i < 6; i++)
+        difference |= settings->mac[i] ^ destination[i];
+    return difference != 0;
+}
+
 static __always_inline int parse_ethernet(struct cursor *cursor, __be16 *type)
 {
     struct ethhdr *ethernet = cursor->at;
     if ((void *)(ethernet + 1) > cursor->end)
         return HN_STEER_ODD;
     *type = ethernet->h_proto;
-    bool group = ethernet->h_dest[0] & 1;
+    const __u8 *destination = ethernet->h_dest;
+    bool group = destination[0] & 1;
     cursor->at = ethernet + 1;
     cursor->left -= sizeof *ethernet;
 #pragma unroll
@@ -220,7 +235,9 @@ static __always_inline int parse_ethernet(struct cursor *cursor, __be16 *type)
         return HN_STEER_ODD;
     if (*type != bpf_htons(ETH_P_IP) && *type != bpf_htons(ETH_P_IPV6))
         return HN_STEER_NOT_IP;
-    return group ? HN_STEER_MULTICAST : GO_ON;
+    if (group)
+        return HN_STEER_MULTICAST;
+    return is_for_another_host(destination) ? HN_STEER_OTHER_HOST : GO_ON;
 }
 
 static __always_inline int check_ipv4_addresses(__be32 source, __be32 destination)

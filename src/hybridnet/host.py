@@ -126,9 +126,8 @@ class Host:
                 continue
             device.link_state = state
             self.core.set_device(device.index, mtu=link.mtu, mac=link.mac, up=link.up)
-            if link.mtu != known.mtu or link.name != known.name:
-                device.set_mtu(link.mtu)
-                device.interface = replace(known, mtu=link.mtu, mac=link.mac, name=link.name)
+            device.set_link(link.mtu, link.mac)
+            device.interface = replace(known, mtu=link.mtu, mac=link.mac, name=link.name)
 
     def apply_addresses(self, addresses: Iterable[LocalAddress]) -> None:
         """Tell the steering programs what the machine's addresses are."""

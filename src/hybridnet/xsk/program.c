@@ -188,7 +188,7 @@ static struct hn_program *program_load(const char *path, enum hn_xdp_mode mode, 
     }
     int error = program_find_maps(program);
     if (error == 0)
-        error = hn_program_set_mtu(program, mtu);
+        error = hn_program_set_link(program, mtu, NULL);
     if (error) {
         hn_report_fail(report, -error,
                        "%s is not the steering program of this version: reinstall "
@@ -421,9 +421,11 @@ int hn_program_set_local(struct hn_program *program, const struct hn_address *lo
     return error == -ENOENT ? 0 : error;
 }
 
-int hn_program_set_mtu(struct hn_program *program, uint32_t mtu)
+int hn_program_set_link(struct hn_program *program, uint32_t mtu, const uint8_t *mac)
 {
-    struct hn_steer_settings settings = {.mtu = mtu};
+    struct hn_steer_settings settings = {.mtu = mtu, .has_mac = mac != NULL};
+    if (mac)
+        memcpy(settings.mac, mac, sizeof settings.mac);
     uint32_t only = 0;
     return bpf_map_update_elem(program->settings_fd, &only, &settings, BPF_ANY);
 }

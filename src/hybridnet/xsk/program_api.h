@@ -39,8 +39,9 @@ int hn_program_remove_endpoint(struct hn_program *program, uint8_t protocol,
                                const struct hn_address *local);
 /* Wildcard endpoints match only these destination addresses. */
 int hn_program_set_local(struct hn_program *program, const struct hn_address *local, bool present);
-/* The MTU changed: what is larger goes to the kernel in generic mode. */
-int hn_program_set_mtu(struct hn_program *program, uint32_t mtu);
+/* What the kernel says of the link.  Generic mode leaves larger datagrams than the MTU to the
+   kernel; frames for another host's MAC address are never lifted (NULL: not known, no check). */
+int hn_program_set_link(struct hn_program *program, uint32_t mtu, const uint8_t *mac);
 
 /* Packets by reason since attach, summed over the processors.  Names are those of
    hn_program_reason_name, 0 <= reason < hn_program_reason_count(). */
