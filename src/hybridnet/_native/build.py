@@ -28,6 +28,7 @@ API_HEADERS = [
     "xsk/xsk_api.h",
     "control/control_api.h",
     "channels/kernel_api.h",
+    "cli/client_api.h",
     "_native/burst_api.h",
 ]
 

@@ -6,7 +6,8 @@ import asyncio
 import errno
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 from hybridnet.addresses import Address, Data
 from hybridnet.channels.endpoint import Endpoint
@@ -64,8 +65,13 @@ class DatagramTransport(asyncio.DatagramTransport):
         """Tell the protocol, then let datagrams in; once, by the stack."""
         self._protocol.connection_made(self)
         if not self._closing:
-            self._endpoint.port.on_datagram = self._protocol.datagram_received
-            self._endpoint.port.on_readable = None
+            self._let_in()
+
+    def _let_in(self) -> None:
+        # IPv6 addresses have four items, which the stubs of DatagramProtocol do not say.
+        receive = cast("Callable[[bytes, Address], object]", self._protocol.datagram_received)
+        self._endpoint.port.on_datagram = receive
+        self._stack.loop.call_soon(self._stack.driver.deliver)
 
     # asyncio.BaseTransport
 
@@ -87,7 +93,7 @@ class DatagramTransport(asyncio.DatagramTransport):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol  # type: ignore[assignment]
         if not self._closing:
-            self._endpoint.port.on_datagram = self._protocol.datagram_received
+            self._let_in()
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol
@@ -155,17 +161,19 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     # endpoint.Owner
 
-    def on_refused(self, number: int, data: Data, addr: Address | None) -> object:
+    def on_refused(self, number: int, data: Data, addr: Address | None) -> None:
         endpoint = self._endpoint
         if endpoint.is_closed or self._lost:
             self._warn_lost()
-            return None
+            return
         if number == errno.EISCONN:
             if addr != endpoint.remote:
                 raise ValueError(f"Invalid address: must be None or {endpoint.remote}")
-            return endpoint.port.send(data)
+            endpoint.port.send(data)
+            return
         if number == errno.EAGAIN:
-            return self._hold(data, addr)
+            self._hold(data, addr)
+            return
         if number == errno.EINVAL and addr is not None:
             try:
                 # Names and broadcast spellings: the kernel socket understands them.
@@ -174,9 +182,8 @@ class DatagramTransport(asyncio.DatagramTransport):
                 self._hold(data, addr)
             except OSError as error:
                 self._protocol.error_received(error)
-            return None
+            return
         self._protocol.error_received(from_errno(number))
-        return None
 
     def _hold(self, data: Data, addr: Address | None) -> None:
         copy = bytes(data)

@@ -86,6 +86,11 @@ class Driver:
             }
         )
 
+    def deliver(self) -> None:
+        """Hand over what waits already; for a protocol that starts to listen."""
+        if not self._closed:
+            self.engine.deliver()
+
     # Busy polling: as long as packets keep coming, every turn of the loop spins for a moment.
 
     def _start_spinning(self) -> None:

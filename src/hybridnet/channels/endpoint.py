@@ -94,7 +94,7 @@ class Endpoint:
             self.local: Address = self.socket.getsockname()
             self.remote: Address | None = self.socket.getpeername() if remote_address else None
             # A connected socket has a definite source; the fast path follows the kernel's choice.
-            self._udp = stack.core.open_udp(
+            self._udp = udp = stack.core.open_udp(
                 self.local,
                 self.remote,
                 v6only=options.v6only,
@@ -102,7 +102,7 @@ class Endpoint:
             )
             self.port = Port(
                 stack.driver.engine,
-                int(ffi.cast("uintptr_t", self._udp.native)),
+                int(ffi.cast("uintptr_t", udp.native)),
                 owner,
                 owner.on_refused,
                 self.socket.fileno(),

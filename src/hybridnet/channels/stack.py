@@ -20,6 +20,7 @@ from hybridnet.channels.udp import UdpChannel
 from hybridnet.errors import HybridnetError, from_errno
 from hybridnet.host import Host, PathStatistics, StackStatistics
 from hybridnet.specs import Mode, StackSpec
+from hybridnet.stack.core import Core
 from hybridnet.xsk.device import XskDevice, steps
 from hybridnet.xsk.interface import read_interface
 
@@ -70,9 +71,7 @@ class Stack:
         interfaces = [read_interface(name) for name in self.interface_names]
         self._host = Host(interfaces, self.spec)
         try:
-            self._driver = Driver(
-                self._loop, self._host.core, self.spec, self._resolve_neighbors
-            )
+            self._driver = Driver(self._loop, self._host.core, self.spec, self._resolve_neighbors)
             if interfaces and self.spec.mode is not Mode.KERNEL:
                 await self._open_fast_path()
             await self._open_statistics()
@@ -191,7 +190,7 @@ class Stack:
         return self._host
 
     @property
-    def core(self) -> Any:
+    def core(self) -> Core:
         """The sans-IO stack."""
         return self.host.core
 
@@ -278,9 +277,7 @@ class Stack:
             raise ValueError("a stack opens its own sockets; use the loop's method for 'sock'")
         if local_addr is None and remote_addr is None and family == 0:
             raise ValueError("unexpected address family")
-        options = SocketOptions(
-            reuse_port=bool(reuse_port), broadcast=bool(allow_broadcast)
-        )
+        options = SocketOptions(reuse_port=bool(reuse_port), broadcast=bool(allow_broadcast))
         pairs = await self._resolve_pairs(local_addr, remote_addr, family, proto, flags)
         errors: list[OSError] = []
         for local, remote in pairs:

@@ -6,7 +6,7 @@ import asyncio
 import errno
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hybridnet.addresses import Address, Data
 from hybridnet.channels.batch import DatagramBatch
@@ -168,7 +168,7 @@ class UdpChannel:
             batch = DatagramBatch.of(batch)
         if self._error is not None or self._endpoint.is_closed:
             self._check()
-        payloads, table = batch._native()
+        payloads, table = batch.native()
         sent, number = self._port.send_batch(payloads, table, start)
         if number == 0 or sent:
             return sent
@@ -189,19 +189,20 @@ class UdpChannel:
 
     # What the endpoint tells (see endpoint.Owner).
 
-    def on_refused(self, number: int, data: Data, addr: Address | None) -> object:
+    def on_refused(self, number: int, data: Data, addr: Address | None) -> None:
         endpoint = self._endpoint
         if endpoint.is_closed:
             raise ChannelClosed
         if number == errno.EISCONN:
             if addr != endpoint.remote:
                 raise ValueError(f"the channel is connected to {endpoint.remote}, not {addr}")
-            return self._port.send(data)
+            self._port.send(data)
+            return
         if number == errno.EINVAL and addr is not None:
             # Names, broadcast spellings, scopes by name: the kernel socket understands them, and
             # refuses the rest as any socket does.
             endpoint.socket.sendto(data, addr)
-            return None
+            return
         raise from_errno(number)
 
     def on_send_failed(self, number: int, addr: Address | None) -> None:
@@ -237,7 +238,7 @@ class UdpChannel:
 
     def getsockopt(self, level: int, option: int, *size: int) -> Any:
         """Return a socket option's value as the kernel socket has it."""
-        return self._endpoint.socket.getsockopt(level, option, *size)
+        return cast(Any, self._endpoint.socket).getsockopt(level, option, *size)
 
     def statistics(self) -> ChannelStatistics:
         """Return the channel's counters.  Raises: ChannelClosed."""
