@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import tempfile
@@ -207,6 +208,7 @@ class Lab:
         return Path(self.directory.name) / name
 
     def _create(self) -> None:
+        _remove_abandoned()
         for name in self.namespaces.values():
             _ip("netns", "add", name)
         server, client = self.namespaces["server"], self.namespaces["client"]
@@ -259,6 +261,15 @@ class Lab:
             self.directory.cleanup()
         finally:
             signal.signal(signal.SIGINT, previous)
+
+
+def _remove_abandoned() -> None:
+    """Delete what a run left behind that was killed outright: its process is no more."""
+    folder = Path("/run/netns")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = re.fullmatch(r"hnb(\d+)[sc]", path.name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            subprocess.run(["ip", "netns", "del", path.name], capture_output=True, check=False)
 
 
 def _ip(*arguments: str) -> str:
