@@ -184,6 +184,12 @@ static uint32_t poll_all(struct hn_stack *stack, uint32_t budget, uint64_t now_n
     return received;
 }
 
+/* What the program sent since the last turn must not wait for the end of the spinning. */
+static bool has_unsent(const HnEngine *engine)
+{
+    return engine->flush_scheduled || engine->stack->graph->busy;
+}
+
 static PyObject *engine_spin(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     HnEngine *engine = (HnEngine *)self;
@@ -199,7 +205,8 @@ static PyObject *engine_spin(PyObject *self, PyObject *const *args, Py_ssize_t c
         return PyLong_FromLong(0);
     engine->in_turn = true;
     uint32_t received;
-    Py_BEGIN_ALLOW_THREADS uint64_t now = hn_monotonic_ns();
+    Py_BEGIN_ALLOW_THREADS
+    uint64_t now = hn_monotonic_ns();
     uint64_t end = now + spin_ns;
     while ((received = poll_all(engine->stack, budget, now)) == 0 && now < end) {
 #if defined(__x86_64__)
