@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.netns import need_root, python_environment, read_line, run_python, start_python
 
 from hybridnet.cli.namespaces import NETNS_DIRECTORY, Lab
 from hybridnet.errors import HybridnetError
+from support.netns import need_root, python_environment, read_line, run_python, start_python
 
 ECHO = """
 import socket, sys
