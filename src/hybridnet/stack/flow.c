@@ -39,8 +39,10 @@ size_t hn_flows_bytes(const struct hn_flows *flows)
     return sizeof *flows + (size_t)(flows->mask + 1) * WAYS * sizeof(struct hn_flow);
 }
 
+/* Every bit of the input reaches the low bits, which pick the set. */
 static uint32_t mix(uint64_t value)
 {
+    value ^= value >> 32;
     value *= UINT64_C(0x9e3779b97f4a7c15);
     return (uint32_t)(value >> 32);
 }

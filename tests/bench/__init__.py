@@ -1,0 +1,1 @@
+"""Benchmarks of the whole, on real packets; see README.md."""
