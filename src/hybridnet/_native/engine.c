@@ -54,9 +54,11 @@ void hn_engine_lease_ended(HnEngine *engine)
 static bool flush_native(HnEngine *engine, uint64_t now_ns, int *full_fd)
 {
     bool done;
-    Py_BEGIN_ALLOW_THREADS *full_fd = hn_kernel_flush(engine->kernel);
+    Py_BEGIN_ALLOW_THREADS
+    *full_fd = hn_kernel_flush(engine->kernel);
     done = hn_stack_flush(engine->stack, now_ns);
-    Py_END_ALLOW_THREADS return done;
+    Py_END_ALLOW_THREADS
+    return done;
 }
 
 static int call_and_drop(PyObject *result, HnEngine *engine)
@@ -167,9 +169,10 @@ static PyObject *engine_turn(PyObject *self, PyObject *const *args, Py_ssize_t c
         return PyLong_FromLong(0);
     engine->in_turn = true;
     uint32_t received;
-    Py_BEGIN_ALLOW_THREADS received =
-        hn_stack_poll(engine->stack, device, queue, budget, hn_monotonic_ns());
-    Py_END_ALLOW_THREADS return finish_turn(engine, received);
+    Py_BEGIN_ALLOW_THREADS
+    received = hn_stack_poll(engine->stack, device, queue, budget, hn_monotonic_ns());
+    Py_END_ALLOW_THREADS
+    return finish_turn(engine, received);
 }
 
 static uint32_t poll_all(struct hn_stack *stack, uint32_t budget, uint64_t now_ns)
@@ -203,6 +206,8 @@ static PyObject *engine_spin(PyObject *self, PyObject *const *args, Py_ssize_t c
         return NULL;
     if (engine->in_turn)
         return PyLong_FromLong(0);
+    if (has_unsent(engine) && (flush(engine) < 0 || check_open(engine) < 0))
+        return NULL;
     engine->in_turn = true;
     uint32_t received;
     Py_BEGIN_ALLOW_THREADS
@@ -214,7 +219,8 @@ static PyObject *engine_spin(PyObject *self, PyObject *const *args, Py_ssize_t c
 #endif
         now = hn_monotonic_ns();
     }
-    Py_END_ALLOW_THREADS return finish_turn(engine, received);
+    Py_END_ALLOW_THREADS
+    return finish_turn(engine, received);
 }
 
 static PyObject *engine_flush(PyObject *self, PyObject *ignored)

@@ -186,10 +186,10 @@ static PyObject *port_kernel_turn(PyObject *self, PyObject *max_object)
         return NULL;
     int received;
     struct hn_kernel_io *io = port->engine->kernel;
-    Py_BEGIN_ALLOW_THREADS received =
-        hn_kernel_receive(io, port->udp, port->kernel_fd, (uint32_t)max);
-    Py_END_ALLOW_THREADS PyObject *result =
-        PyObject_CallMethod((PyObject *)port->engine, "deliver", NULL);
+    Py_BEGIN_ALLOW_THREADS
+    received = hn_kernel_receive(io, port->udp, port->kernel_fd, (uint32_t)max);
+    Py_END_ALLOW_THREADS
+    PyObject *result = PyObject_CallMethod((PyObject *)port->engine, "deliver", NULL);
     if (!result)
         return NULL;
     Py_DECREF(result);
