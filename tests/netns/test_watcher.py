@@ -13,23 +13,35 @@ import ipaddress
 import itertools
 import json
 import os
-import random
 import re
 import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from support.kernel_routes import (
+    Operations,
+    background,
+    batch,
+    build_links,
+    by_prefix,
+    ip,
+    kernel_answer,
+    kernel_routes,
+)
 
 from hybridnet._native import ffi, lib
 from hybridnet.control.watcher import Change, ChangeKind, Watcher
 from hybridnet.errors import ChannelClosed
+
+# More or other seeds for a long run: HN_SEEDS=100-140.
+_FIRST, _LAST = (int(n) for n in os.environ.get("HN_SEEDS", "0-7").split("-"))
 
 LOOP_FACTORIES = {"selector": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
 
@@ -49,19 +61,8 @@ def _set_namespace(path: str) -> None:
         os.close(fd)
 
 
-def ip(command: str, *, check: bool = True) -> str:
-    done = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        raise AssertionError(f"ip {command}: {done.stderr}")
-    return done.stdout
-
-
-def batch(commands: Sequence[str]) -> None:
-    """Run many in one process; those that the kernel refuses do not matter."""
-    text = "\n".join(commands) + "\n"
-    subprocess.run(
-        ["ip", "-force", "-batch", "-"], input=text, capture_output=True, text=True, check=False
-    )
+def setting(path: str, value: int) -> None:
+    Path("/proc/sys/net", path).write_text(str(value))
 
 
 @pytest.fixture
@@ -72,8 +73,8 @@ def namespace() -> Iterator[str]:
     home_fd = os.open(home, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _set_namespace(f"/run/netns/{name}")
-        Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
-        Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
+        setting("ipv6/conf/default/accept_dad", 0)
+        setting("ipv6/conf/all/forwarding", 1)
         yield name
     finally:
         _libc.setns(home_fd, _CLONE_NEWNET)
@@ -134,9 +135,7 @@ class Subject:
 
     def want(self, ifindex: int, address: str) -> Any:
         packed = ipaddress.ip_address(address)
-        entry = lib.hn_neighbor_get(
-            self.tables.neighbors, ifindex, packed.version, packed.packed
-        )
+        entry = lib.hn_neighbor_get(self.tables.neighbors, ifindex, packed.version, packed.packed)
         assert entry != ffi.NULL
         return entry
 
@@ -174,68 +173,12 @@ async def eventually(holds: Callable[[], object], seconds: float = 5.0) -> None:
         await asyncio.sleep(0.01)
 
 
-# --- the oracle
-
-
-def _hops(route: dict[str, Any], index: dict[str, int]) -> str:
-    if int(route["type"]) >= 6:
-        return ""
-    made = []
-    for hop in route.get("nexthops", [route]):
-        if "dev" not in hop and "gateway" not in hop and "via" not in hop:
-            continue
-        gateway = hop.get("gateway") or hop.get("via", {}).get("host")
-        flags = sum({"dead": 1, "onlink": 4, "linkdown": 16}.get(f, 0) for f in hop["flags"])
-        via = f" via {gateway}" if gateway else ""
-        weight = hop.get("weight", 1)
-        made.append(f" nexthop{via} dev {index[hop['dev']]} weight {weight} flags {flags}")
-    return "".join(sorted(made)) if ":" in str(route) else "".join(made)
-
-
-def kernel_routes(family: int) -> list[str]:
-    """The kernel's routes in the words of hn_fib_dump_text."""
-    index = {link["ifname"]: link["ifindex"] for link in json.loads(ip("-j link"))}
-    lines = []
-    for route in json.loads(ip(f"-j -N -d -{family} route show table all") or "[]"):
-        if route["dst"] == "default":
-            route["dst"] = "0.0.0.0/0" if family == 4 else "::/0"
-        if "/" not in route["dst"]:
-            route["dst"] += "/32" if family == 4 else "/128"
-        line = f"table {route['table']} {route['dst']} type {route['type']}"
-        line += f" metric {route.get('metric', 0)} tos {int(route.get('tos', '0'), 16)}"
-        line += f" protocol {route['protocol']} scope {route['scope']}"
-        if route.get("nhid"):
-            line += f" nhid {route['nhid']}"
-        if route.get("prefsrc"):
-            line += f" src {route['prefsrc']}"
-        for metric in route.get("metrics", []):
-            if "mtu" in metric:
-                line += f" mtu {metric['mtu']}"
-        lines.append(line + _hops(route, index))
-    return lines
-
-
-def _sorted_hops(line: str) -> str:
-    head, *hops = re.split(r" nexthop(?= )", line)
-    return head + "".join(f" nexthop{hop}" for hop in sorted(hops))
-
-
-def _by_prefix(lines: list[str], family: int) -> dict[tuple[str, ...], list[str]]:
-    """Group by table, prefix, metric and tos; IPv4 keeps the order within, for it matters."""
-    grouped: dict[tuple[str, ...], list[str]] = {}
-    for line in lines:
-        words = line.split()
-        key = (words[1], words[2], words[6], words[8])
-        grouped.setdefault(key, []).append(_sorted_hops(line))
-    if family == 6:
-        for group in grouped.values():
-            group.sort()
-    return grouped
+# --- ours against the kernel's
 
 
 def difference(subject: Subject, family: int) -> str:
-    ours = _by_prefix(subject.routes(family), family)
-    kernels = _by_prefix(kernel_routes(family), family)
+    ours = by_prefix(subject.routes(family), family)
+    kernels = by_prefix(kernel_routes(family), family)
     lines = []
     for key in sorted(ours.keys() | kernels.keys()):
         if ours.get(key) != kernels.get(key):
@@ -256,33 +199,6 @@ async def expect_equal(subject: Subject, context: str = "", seconds: float = 5.0
         )
 
 
-_ERRORS = {
-    "Invalid argument": 6,
-    "No route to host": 7,
-    "Permission denied": 8,
-    "Network is unreachable": 0,
-}
-
-
-def kernel_answer(destination: str) -> tuple[int, str, str]:
-    """(type, device, gateway) by ``ip route get``; type 0: there is no route."""
-    done = subprocess.run(
-        ["ip", "-j", "-N", "-d", "route", "get", destination],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        reason = done.stderr.strip().removeprefix("RTNETLINK answers: ").splitlines()[0]
-        return _ERRORS[reason], "", ""
-    (route,) = json.loads(done.stdout)
-    kind = int(route["type"])
-    if kind != 1:
-        return kind, "", ""
-    gateway = route.get("gateway") or route.get("via", {}).get("host") or ""
-    return 1, route["dev"], gateway
-
-
 def our_answers(subject: Subject, destination: str) -> set[tuple[int, str, str]]:
     """The same for many flows."""
     answers = set()
@@ -301,135 +217,10 @@ def our_answers(subject: Subject, destination: str) -> set[tuple[int, str, str]]
     return answers
 
 
-# --- a namespace with something in it
-
-
-def build_links() -> None:
-    ip("link set lo up")
-    for i in range(3):
-        ip(f"link add name va{i} type veth peer name vb{i}")
-        ip(f"link set vb{i} up")
-        restore_link(i)
-
-
-def restore_link(i: int) -> None:
-    batch(
-        [
-            f"link set va{i} up",
-            f"addr add 10.{i}.0.1/24 dev va{i}",
-            f"addr add 2001:db8:{i}::1/64 dev va{i} nodad",
-        ]
-    )
-
-
-class Operations:
-    """Random changes; most succeed, some the kernel refuses, and that is part of it."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-
-    def gateway(self, family: int) -> str:
-        i, host = self.random.randrange(3), self.random.randrange(2, 6)
-        return f"10.{i}.0.{host}" if family == 4 else f"2001:db8:{i}::{host}"
-
-    def prefix(self, family: int) -> str:
-        number = self.random.randrange(6)
-        if self.random.random() < 0.1:
-            return "default"
-        if family == 4:
-            return f"10.100.{number * 16}.0/{self.random.choice([16, 20, 24])}".replace(
-                f"{number * 16}.0/16", "0.0/16"
-            )
-        return f"2001:db8:100:{number}::/64" if number else "2001:db8:100::/48"
-
-    def route(self) -> str:
-        family = self.random.choice([4, 6])
-        verb = self.random.choice(
-            ["add", "add", "append", "prepend", "replace", "del", "del", "change"]
-        )
-        if family == 6 and verb == "prepend":
-            verb = "append"
-        text = f"-{family} route {verb}"
-        kind = self.random.random()
-        if kind < 0.12:
-            text += f" {self.random.choice(['blackhole', 'unreachable', 'prohibit', 'throw'])}"
-        text += f" {self.prefix(family)}"
-        metric = self.random.choice([0, 10, 20, 1024])
-        if kind < 0.12:
-            pass
-        elif kind < 0.3:
-            # A metric of its own: IPv6 picks among equal ones as it likes.
-            text += f" nhid {self.random.choice([41, 42, 49] if family == 4 else [61, 62])}"
-            metric = 300
-        elif kind < 0.6:
-            for _ in range(self.random.randrange(2, 4)):
-                text += f" nexthop via {self.gateway(family)}"
-                text += f" weight {self.random.randrange(1, 5)}"
-        elif kind < 0.65 and family == 4:
-            i = self.random.randrange(3)
-            text += f" via inet6 2001:db8:{i}::7 dev va{i}"
-        else:
-            text += f" via {self.gateway(family)}"
-            if self.random.random() < 0.2 and family == 4:
-                text += f" src 10.{self.random.randrange(3)}.0.1"
-            if self.random.random() < 0.2:
-                text += f" mtu {self.random.choice([1280, 1400])}"
-        if metric:
-            text += f" metric {metric}"
-        if self.random.random() < 0.15:
-            text += " table 100"
-        if self.random.random() < 0.05 and family == 4:
-            text += " tos 0x10"
-        return text
-
-    def nexthop(self) -> str:
-        verb = self.random.choice(["add", "replace", "del"])
-        if self.random.random() < 0.3:
-            group = self.random.choice(["41/42", "41,3/42", "41"])
-            return f"nexthop {verb} id 49" + (f" group {group}" if verb != "del" else "")
-        family = self.random.choice([4, 6])
-        text = f"nexthop {verb} id {family}{self.random.randrange(1, 3)}"
-        if verb != "del":
-            gateway = self.gateway(family)
-            text += f" via {gateway} dev va{gateway.split('.' if family == 4 else ':')[1 if family == 4 else 2]}"
-        return text
-
-    def link(self) -> list[str]:
-        i = self.random.randrange(3)
-        up = [
-            f"link set va{i} up",
-            f"addr add 2001:db8:{i}::1/64 dev va{i} nodad",
-        ]
-        choice = self.random.randrange(6)
-        if choice == 0:
-            return [f"link set va{i} down"]
-        if choice == 1:
-            return [f"link set va{i} down", *up]
-        if choice == 2:
-            return [f"addr del 10.{i}.0.1/24 dev va{i}"]
-        if choice == 3:
-            return [f"link set vb{i} {self.random.choice(['down', 'up'])}"]
-        if choice == 4:
-            return [f"link set va{i} mtu {self.random.choice([1500, 1400, 9000])}"]
-        return [*up, f"addr add 10.{i}.0.1/24 dev va{i}"]
-
-    def burst(self, count: int) -> list[str]:
-        commands: list[str] = []
-        while len(commands) < count:
-            kind = self.random.random()
-            if kind < 0.8:
-                commands.append(self.route())
-            elif kind < 0.9:
-                commands.append(self.nexthop())
-            else:
-                commands += self.link()
-        return commands
-
-
 # --- the tests
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(_FIRST, _LAST + 1))
 async def test_random_changes_leave_the_tables_as_the_kernels(namespace: str, seed: int) -> None:
     print(f"seed {seed}")
     build_links()
@@ -449,18 +240,32 @@ async def test_random_changes_leave_the_tables_as_the_kernels(namespace: str, se
         assert subject.watcher.statistics().malformed == 0
 
 
+@pytest.mark.parametrize("seed", range(_FIRST, _LAST + 1))
+async def test_random_changes_beside_running_dumps_settle(namespace: str, seed: int) -> None:
+    print(f"seed {seed}")
+    build_links()
+    operations = Operations(seed)
+    flaps = [f"link set va{i % 3} {'down' if i % 2 else 'up'}" for i in range(20)]
+    commands: list[str] = []
+    for flap in flaps:
+        commands += [*operations.burst(operations.random.randrange(30)), flap]
+    async with watching(
+        receive_buffer_bytes=operations.random.choice([1 << 14, 1 << 24])
+    ) as subject:
+        with background(commands) as process:
+            await eventually(lambda: process.poll() is not None, 60)
+        await expect_equal(subject, f"seed {seed}")
+        print(subject.watcher.statistics())
+
+
 async def test_news_during_the_first_dump_is_not_lost(namespace: str) -> None:
     build_links()
     batch([f"route add 10.200.{i}.0/24 via 10.0.0.2" for i in range(250)])
     adding = [f"route add 10.201.{i}.0/24 via 10.1.0.2" for i in range(250)]
     deleting = [f"route del 10.200.{i}.0/24" for i in range(0, 250, 2)]
-    command = ["ip", "-force", "-batch", "-"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
-        process.stdin.write("\n".join([*adding, *deleting]) + "\n")  # type: ignore[union-attr]
-        process.stdin.close()  # type: ignore[union-attr]
+    with background([*adding, *deleting]) as process:
         async with watching() as subject:
-            while process.poll() is None:
-                await asyncio.sleep(0.01)
+            await eventually(lambda: process.poll() is not None, 60)
             await expect_equal(subject)
             assert subject.watcher.statistics().overruns == 0
 
@@ -553,7 +358,7 @@ async def test_routes_preferring_a_removed_address_go(namespace: str) -> None:
 async def test_tentative_addresses_are_listed_but_not_local(namespace: str) -> None:
     ip("link add name va type veth peer name vb")
     ip("link set va up")  # no carrier: duplicate detection cannot start
-    Path("/proc/sys/net/ipv6/conf/va/accept_dad").write_text("1")
+    setting("ipv6/conf/va/accept_dad", 1)
     ip("addr add 2001:db8::1/64 dev va")
     packed = ipaddress.ip_address("2001:db8::1").packed
     async with watching() as subject:
@@ -604,11 +409,8 @@ async def test_wanted_neighbors_are_resolved_by_the_kernel(namespace: str, peer:
         assert any(ChangeKind.NEIGHBORS in kind for kind in kinds)
 
 
-async def test_silent_neighbor_fails_without_a_mac_and_recovers(
-    namespace: str, peer: str
-) -> None:
-    settings = Path("/proc/sys/net/ipv4/neigh/va")
-    (settings / "retrans_time_ms").write_text("50")
+async def test_silent_neighbor_fails_without_a_mac_and_recovers(namespace: str, peer: str) -> None:
+    setting("ipv4/neigh/va/retrans_time_ms", 50)
     ip(f"-n {peer} link set vb down")
     ip(f"-n {peer} link set vb up")
     ip(f"-n {peer} addr flush dev vb")
@@ -636,10 +438,9 @@ async def test_request_that_the_kernel_refuses_fails_the_neighbor(namespace: str
 
 
 async def test_used_neighbor_is_probed_when_it_goes_stale(namespace: str, peer: str) -> None:
-    settings = Path("/proc/sys/net/ipv4/neigh/va")
-    (settings / "base_reachable_time_ms").write_text("200")
-    (settings / "delay_first_probe_time").write_text("0")
-    (settings / "retrans_time_ms").write_text("50")
+    setting("ipv4/neigh/va/base_reachable_time_ms", 200)
+    setting("ipv4/neigh/va/delay_first_probe_time", 0)
+    setting("ipv4/neigh/va/retrans_time_ms", 50)
     async with watching() as subject:
         entry = subject.want(socket.if_nametoindex("va"), "10.9.0.2")
         subject.watcher.drain_wanted()
@@ -708,7 +509,9 @@ async def test_exception_in_on_change_goes_to_the_handler_and_the_watcher_goes_o
     namespace: str,
 ) -> None:
     reported: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _loop, context: reported.append(context)
+    )
     build_links()
     subject = Subject()
     subject.watcher.close()
@@ -737,10 +540,8 @@ async def test_close_leaves_no_descriptor_at_any_moment(namespace: str) -> None:
             await asyncio.sleep(0)
         subject.watcher.close()
         subject.watcher.close()
-        try:
+        with suppress(ChannelClosed, RuntimeError):
             await starting
-        except (ChannelClosed, RuntimeError):
-            pass
         subject.destroy()
         assert len(os.listdir("/proc/self/fd")) == before
     subject = Subject()
