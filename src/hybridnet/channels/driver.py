@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from hybridnet.xsk.device import XskDevice
 
 _log = logging.getLogger("hybridnet")
+
+_SOCKETS_PER_TURN = 64
 
 _RETRY_S = 0.001
 """After a flush that the devices could not take whole; long enough not to spin on a dead link."""
@@ -46,6 +49,9 @@ class Driver:
         self._fds: dict[int, list[int]] = {}
         self._writable_waiters: set[asyncio.Future[None]] = set()
         self._blocked: dict[int, Endpoint] = {}
+        self._sockets: dict[int, Endpoint] = {}
+        self._epoll = select.epoll()
+        loop.add_reader(self._epoll.fileno(), self._on_sockets)
         self.engine = Engine(
             core.disown(),
             self._schedule,
@@ -136,13 +142,36 @@ class Driver:
         self._blocked[id(endpoint)] = endpoint
         self._schedule(True)
 
-    def _on_kernel_full(self, fd: int) -> None:
-        def flush() -> None:
-            self._loop.remove_writer(fd)
-            self.engine.flush()
-            self._on_writable()
+    # Kernel sockets.  They hang on an epoll of our own, and that on the loop: a socket with an entry
+    # in its error queue polls as POLLERR, after which libuv, hence uvloop, never looks at it again.
 
-        self._loop.add_writer(fd, flush)
+    def add_socket(self, endpoint: Endpoint) -> None:
+        """Receive from an endpoint's kernel socket from now on."""
+        fd = endpoint.socket.fileno()
+        self._sockets[fd] = endpoint
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def remove_socket(self, endpoint: Endpoint) -> None:
+        """Stop receiving; before the socket is closed."""
+        fd = endpoint.socket.fileno()
+        if self._sockets.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def _on_sockets(self) -> None:
+        for fd, events in self._epoll.poll(0, _SOCKETS_PER_TURN):
+            endpoint = self._sockets.get(fd)
+            if endpoint is None:
+                continue  # closed by a callback of the one before
+            if events & select.EPOLLOUT:
+                self._epoll.modify(fd, select.EPOLLIN)
+                self.engine.flush()
+                self._on_writable()
+            if events & ~select.EPOLLOUT and not endpoint.is_closed:
+                endpoint.on_kernel_readable()
+
+    def _on_kernel_full(self, fd: int) -> None:
+        if fd in self._sockets:
+            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
 
     def close(self) -> None:
         """Stop polling; the engine goes with its last lease."""
@@ -153,6 +182,8 @@ class Driver:
             if not future.done():
                 future.cancel()
         self._blocked.clear()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
 
 
 def _on_failure(owner: object, number: int, address: object) -> None:

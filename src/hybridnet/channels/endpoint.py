@@ -111,7 +111,7 @@ class Endpoint:
                 queued,
             )
             self._steer(options)
-            stack.loop.add_reader(self.socket.fileno(), self._on_kernel_readable)
+            stack.driver.add_socket(self)
         except BaseException:
             self._undo()
             raise
@@ -160,16 +160,15 @@ class Endpoint:
         counts = self.statistics()
         for name in ChannelStatistics.__slots__:
             self.stack.host.closed_channels[name] += getattr(counts, name)
-        fd = self.socket.fileno()
-        self.stack.loop.remove_reader(fd)
-        self.stack.loop.remove_writer(fd)
+        self.stack.driver.remove_socket(self)
         self._undo()
         self.port.on_datagram = None
         self.port.on_readable = None
 
     # The kernel path.
 
-    def _on_kernel_readable(self) -> None:
+    def on_kernel_readable(self) -> None:
+        """Receive a burst from the kernel socket, or what its error queue has to say."""
         received = self.port.kernel_turn(_KERNEL_BURST)
         # Level-triggered, and an entry in the error queue makes it readable too.
         if received < 0 and self._udp is not None:

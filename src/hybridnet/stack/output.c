@@ -51,8 +51,8 @@ void hn_neighbor_output(struct hn_graph *graph, struct hn_node *node, struct hn_
         struct hn_neighbor *neighbor = flow->neighbor;
         frame->device = flow->device;
         frame->queue = flow->queue;
-        neighbor->used = true;
         if (hn_likely(neighbor->resolved)) {
+            hn_neighbor_use(stack->neighbors, neighbor);
             frame->data -= HN_ETHERNET_BYTES;
             frame->length += HN_ETHERNET_BYTES;
             memcpy(frame->data, flow->ethernet, HN_ETHERNET_BYTES);
