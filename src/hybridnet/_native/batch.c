@@ -7,6 +7,7 @@ PyTypeObject *hn_lease_type;
 struct leased {
     struct hn_frame *frame; /* NULL: sent on, nothing left to give back */
     PyObject *copy;         /* bytes, or NULL */
+    bool viewed;            /* a writable view was given out: the payload may have changed */
 };
 
 typedef struct {
@@ -146,7 +147,7 @@ static PyObject *send_leased(HnPort *port, HnLease *lease, Py_ssize_t start)
         struct hn_address to = item->frame->peer;
         int verdict = port->kernel_only || item->copy
                           ? HN_SEND_KERNEL
-                          : hn_udp_send_frame(port->udp, &to, item->frame);
+                          : hn_udp_send_frame(port->udp, &to, item->frame, item->viewed);
         if (hn_likely(verdict == HN_SEND_QUEUED)) {
             item->frame = NULL;
             continue;
@@ -319,6 +320,7 @@ static int lease_getbuffer(PyObject *self, Py_buffer *view, int flags)
     if (PyBuffer_FillInfo(view, self, frame->data + frame->payload_offset, frame->payload_length, 0,
                           flags) != 0)
         return -1;
+    lease->items[lease->exporting].viewed = true;
     lease->exports++;
     return 0;
 }

@@ -219,9 +219,10 @@ static void resolve(struct hn_stack *stack, const struct hn_flow_source *source,
     }
     const struct hn_device *device = stack->devices[flow->device];
     bool via = route.nexthop.gateway_family != 0;
-    flow->neighbor = hn_neighbor_get(stack->neighbors, device->ifindex,
-                                     via ? route.nexthop.gateway_family : flow->family,
-                                     via ? route.nexthop.gateway : flow->destination.ip);
+    flow->next_hop_family = via ? route.nexthop.gateway_family : flow->family;
+    memcpy(flow->next_hop, via ? route.nexthop.gateway : flow->destination.ip, 16);
+    flow->neighbor =
+        hn_neighbor_get(stack->neighbors, device->ifindex, flow->next_hop_family, flow->next_hop);
     if (!flow->neighbor) {
         give_up(stack, flow, ENOBUFS);
         return;
@@ -232,6 +233,18 @@ static void resolve(struct hn_stack *stack, const struct hn_flow_source *source,
         (uint8_t)(hash_address(&flow->destination, source->local.port) % device->queue_count);
     flow->verdict = HN_FLOW_FAST;
     write_headers(stack, source, flow, source_ip);
+}
+
+struct hn_neighbor *hn_flow_neighbor_again(struct hn_stack *stack, struct hn_flow *flow)
+{
+    const struct hn_device *device = stack->devices[flow->device];
+    if (!device)
+        return NULL;
+    struct hn_neighbor *neighbor =
+        hn_neighbor_get(stack->neighbors, device->ifindex, flow->next_hop_family, flow->next_hop);
+    if (neighbor)
+        memcpy(flow->ethernet, neighbor->mac, sizeof neighbor->mac);
+    return neighbor;
 }
 
 static bool same_address(const struct hn_address *a, const struct hn_address *b)

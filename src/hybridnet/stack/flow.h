@@ -35,9 +35,11 @@ struct hn_flow {
     uint16_t l3_mtu;
     uint16_t source_port;
     int32_t error;
-    uint32_t l4_sum; /* pseudo-header without lengths, and ports, unfolded */
-    uint32_t l3_sum; /* IPv4: header with total length zero, unfolded */
-    struct hn_neighbor *neighbor;
+    uint32_t l4_sum;              /* pseudo-header without lengths, and ports, unfolded */
+    uint32_t l3_sum;              /* IPv4: header with total length zero, unfolded */
+    struct hn_neighbor *neighbor; /* good while the generation stands still */
+    uint8_t next_hop[16];         /* its key, to find it again when not */
+    uint8_t next_hop_family;
     uint8_t ethernet[16]; /* header; valid when neighbor->resolved at resolve time */
     uint8_t ip[40];       /* header; length and IPv4 checksum filled in per packet */
 };
@@ -50,6 +52,10 @@ size_t hn_flows_bytes(const struct hn_flows *flows);
    good for packets put into the graph before the next walk. */
 struct hn_flow *hn_flow_get(struct hn_stack *stack, const struct hn_flow_source *source,
                             const struct hn_address *destination);
+
+/* The flow's neighbour for a packet that was sent before the tables changed: found again by its
+   key, the Ethernet header brought up to date.  NULL: the neighbour table is full. */
+struct hn_neighbor *hn_flow_neighbor_again(struct hn_stack *stack, struct hn_flow *flow);
 
 /* Path MTU by destination address, from ICMP errors. */
 void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination, uint32_t mtu);

@@ -47,8 +47,14 @@ void hn_neighbor_output(struct hn_graph *graph, struct hn_node *node, struct hn_
     struct hn_stack *stack = node->context;
     for (uint32_t i = 0; i < count; i++) {
         struct hn_frame *frame = frames[i];
-        const struct hn_flow *flow = frame->flow;
+        struct hn_flow *flow = frame->flow;
         struct hn_neighbor *neighbor = flow->neighbor;
+        if (hn_unlikely(flow->generation != hn_stack_generation(stack)))
+            neighbor = hn_flow_neighbor_again(stack, flow);
+        if (hn_unlikely(!neighbor)) {
+            hn_stack_drop(stack, frame, HN_DROP_NEIGHBOR_TABLE_FULL);
+            continue;
+        }
         frame->device = flow->device;
         frame->queue = flow->queue;
         if (hn_likely(neighbor->resolved)) {

@@ -114,7 +114,16 @@ int hn_udp_send(struct hn_udp *udp, const struct hn_address *to, const uint8_t *
     return HN_SEND_QUEUED;
 }
 
-int hn_udp_send_frame(struct hn_udp *udp, const struct hn_address *to, struct hn_frame *frame)
+/* A received datagram whose checksum was right has told already what its payload sums up to. */
+static uint16_t sum_of_payload(const struct hn_frame *frame, const uint8_t *payload, bool modified)
+{
+    if (!modified && (frame->flags & HN_FRAME_SUMMED))
+        return frame->received_sum;
+    return hn_checksum_fold(hn_checksum_add(0, payload, frame->payload_length));
+}
+
+int hn_udp_send_frame(struct hn_udp *udp, const struct hn_address *to, struct hn_frame *frame,
+                      bool modified)
 {
     struct hn_flow *flow;
     uint32_t header_bytes = HN_ETHERNET_BYTES + HN_IPV6_BYTES + HN_UDP_BYTES;
@@ -126,10 +135,10 @@ int hn_udp_send_frame(struct hn_udp *udp, const struct hn_address *to, struct hn
     if (verdict != HN_SEND_QUEUED)
         return verdict;
     hn_frame_set_owner(frame, HN_OWNER_USER, HN_OWNER_STACK);
-    uint64_t sum = hn_checksum_add(0, payload, frame->payload_length);
+    uint16_t sum = sum_of_payload(frame, payload, modified);
     frame->data = payload;
     frame->length = frame->payload_length;
-    frame->payload_sum = hn_checksum_fold(sum);
+    frame->payload_sum = sum;
     send_on_flow(udp, flow, frame);
     return HN_SEND_QUEUED;
 }
