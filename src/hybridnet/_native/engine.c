@@ -147,8 +147,13 @@ static int check_open(const HnEngine *engine)
 static PyObject *finish_turn(HnEngine *engine, uint32_t received)
 {
     int result = hn_engine_deliver(engine);
+    /* A KeyboardInterrupt goes on to the loop; what was sent before it still goes out. */
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
     if (engine->stack && flush(engine) < 0)
         result = -1;
+    if (type)
+        PyErr_Restore(type, value, traceback);
     engine->in_turn = false;
     return result < 0 ? NULL : PyLong_FromUnsignedLong(received);
 }

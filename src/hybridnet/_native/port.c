@@ -63,8 +63,11 @@ int hn_port_deliver(HnPort *port)
                 stack->drops[HN_DROP_UDP_CLOSED]++;
                 hn_packet_free(&stack->pool, frames[left], HN_OWNER_SOCKET);
             }
-            if (result < 0)
+            if (result < 0) {
+                if (port->udp)
+                    hn_udp_mark_ready(port->udp); /* what is left waits for the next turn */
                 return -1;
+            }
             break;
         }
     }

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #define BATCH 64u
 #define OVERFLOW_BYTES 65536u /* one datagram's rest; pages are touched only when needed */
@@ -87,6 +88,14 @@ static void read_address(const union hn_sockaddr *from, struct hn_address *to)
     }
 }
 
+/* Descriptors of a batch come from the caller as they are. */
+static int check_destination(const struct hn_address *to, int socket_family)
+{
+    if (to->family != HN_FAMILY_IPV4 && to->family != HN_FAMILY_IPV6)
+        return -EAFNOSUPPORT;
+    return socket_family == AF_INET && to->family != HN_FAMILY_IPV4 ? -EAFNOSUPPORT : 0;
+}
+
 static socklen_t write_address(const struct hn_address *from, int socket_family,
                                union hn_sockaddr *to)
 {
@@ -166,7 +175,14 @@ static bool chain_overflow(struct hn_pool *pool, struct hn_frame *head, const ui
     return true;
 }
 
-static void take_datagram(struct hn_kernel_io *io, struct hn_udp *udp, uint32_t i)
+static uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void take_datagram(struct hn_kernel_io *io, struct hn_udp *udp, uint32_t i, uint64_t now_ns)
 {
     struct hn_pool *pool = &io->stack->pool;
     struct hn_frame *frame = io->frames[i];
@@ -174,6 +190,7 @@ static void take_datagram(struct hn_kernel_io *io, struct hn_udp *udp, uint32_t 
     uint32_t bytes = io->messages[i].msg_len;
     frame->length = bytes < room ? bytes : room;
     frame->flags = HN_FRAME_KERNEL;
+    frame->arrival_ns = now_ns;
     frame->payload_offset = 0;
     frame->payload_length = (uint16_t)bytes;
     read_address(&io->addresses[i], &frame->peer);
@@ -196,8 +213,9 @@ int hn_kernel_receive(struct hn_kernel_io *io, struct hn_udp *udp, int fd, uint3
     uint32_t count = received < 0 ? 0 : (uint32_t)received;
     for (uint32_t i = count; i < prepared; i++)
         hn_frame_free(&io->stack->pool, io->frames[i], HN_OWNER_STACK);
+    uint64_t now_ns = count ? monotonic_ns() : 0;
     for (uint32_t i = 0; i < count; i++)
-        take_datagram(io, udp, i);
+        take_datagram(io, udp, i, now_ns);
     return error ? error : (int)count;
 }
 
@@ -219,6 +237,9 @@ int hn_kernel_send(struct hn_udp *udp, int fd, int socket_family, const struct h
                    const uint8_t *data, size_t bytes)
 {
     union hn_sockaddr address;
+    int error = to ? check_destination(to, socket_family) : 0;
+    if (error)
+        return error;
     socklen_t address_bytes = to ? write_address(to, socket_family, &address) : 0;
     const struct sockaddr *name = to ? &address.base : NULL;
     ssize_t sent = sendto(fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL, name, address_bytes);
@@ -237,6 +258,9 @@ int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int soc
                     const struct hn_address *to, const uint8_t *data, size_t bytes)
 {
     struct hn_pool *pool = &io->stack->pool;
+    int error = to ? check_destination(to, socket_family) : 0;
+    if (error)
+        return error;
     if (io->queue_count == BATCH)
         (void)hn_kernel_flush(io);
     if (io->queue_count == BATCH)

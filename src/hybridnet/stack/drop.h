@@ -28,7 +28,6 @@
     X(UDP_QUEUE_FULL, "udp_queue_full")               \
     X(UDP_NO_FRAMES, "udp_no_frames")                 \
     X(UDP_CLOSED, "udp_closed")                       \
-    X(NEIGHBOR_TABLE_FULL, "neighbor_table_full")     \
     X(NEIGHBOR_QUEUE_FULL, "neighbor_queue_full")     \
     X(NEIGHBOR_UNREACHABLE, "neighbor_unreachable")   \
     X(DEVICE_QUEUE_FULL, "device_queue_full")         \

@@ -60,6 +60,15 @@ static struct path_mtu *path_mtu_slot(struct hn_flows *flows, const struct hn_ad
     return &flows->path_mtus[hash_address(&host, 0) % PATH_MTU_SLOTS];
 }
 
+static uint32_t path_mtu(struct hn_stack *stack, const struct hn_address *to, uint32_t mtu)
+{
+    const struct path_mtu *slot = path_mtu_slot(stack->flows, to);
+    if (slot->family == to->family && slot->mtu < mtu && stack->now_ns < slot->expires_ns &&
+        memcmp(slot->ip, to->ip, sizeof slot->ip) == 0)
+        return slot->mtu;
+    return mtu;
+}
+
 void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination, uint32_t mtu)
 {
     /* An error that claims less than the protocol's minimum is not believed (RFC 1191 3: 68;
@@ -68,20 +77,29 @@ void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destina
     if (mtu < floor_bytes)
         mtu = floor_bytes;
     struct path_mtu *slot = path_mtu_slot(stack->flows, destination);
+    /* RFC 8201 4: an error never raises the estimate. */
+    if (path_mtu(stack, destination, UINT32_MAX) < mtu)
+        return;
     memcpy(slot->ip, destination->ip, sizeof slot->ip);
     slot->family = destination->family;
     slot->mtu = mtu;
     slot->expires_ns = stack->now_ns + PATH_MTU_LIFETIME_NS;
+    if (slot->expires_ns < stack->path_mtu_expires_ns)
+        stack->path_mtu_expires_ns = slot->expires_ns;
     stack->local_generation++;
 }
 
-static uint32_t path_mtu(struct hn_stack *stack, const struct hn_address *to, uint32_t mtu)
+void hn_flows_expire_mtu(struct hn_stack *stack)
 {
-    const struct path_mtu *slot = path_mtu_slot(stack->flows, to);
-    if (slot->family == to->family && slot->mtu < mtu && stack->now_ns < slot->expires_ns &&
-        memcmp(slot->ip, to->ip, sizeof slot->ip) == 0)
-        return slot->mtu;
-    return mtu;
+    stack->path_mtu_expires_ns = UINT64_MAX;
+    for (uint32_t i = 0; i < PATH_MTU_SLOTS; i++) {
+        struct path_mtu *slot = &stack->flows->path_mtus[i];
+        if (slot->expires_ns <= stack->now_ns)
+            slot->family = 0;
+        else if (slot->family && slot->expires_ns < stack->path_mtu_expires_ns)
+            stack->path_mtu_expires_ns = slot->expires_ns;
+    }
+    stack->local_generation++;
 }
 
 static bool is_zero(const uint8_t *bytes, size_t count)
@@ -173,8 +191,11 @@ static bool choose_source(struct hn_stack *stack, const struct hn_flow_source *s
         return true;
     }
     memset(ip, 0, 16);
-    return hn_fib_source(stack->fib, flow->family, route->nexthop.ifindex, flow->destination.ip,
-                         ip);
+    /* IPv4 goes by the next hop's subnet, IPv6 by the destination (RFC 6724). */
+    bool by_gateway =
+        flow->family == HN_FAMILY_IPV4 && route->nexthop.gateway_family == HN_FAMILY_IPV4;
+    return hn_fib_source(stack->fib, flow->family, route->nexthop.ifindex,
+                         by_gateway ? route->nexthop.gateway : flow->destination.ip, ip);
 }
 
 static void write_headers(const struct hn_stack *stack, const struct hn_flow_source *source,
@@ -203,6 +224,15 @@ static void write_headers(const struct hn_stack *stack, const struct hn_flow_sou
                   flow->family == HN_FAMILY_IPV4 ? HN_ETHERTYPE_IPV4 : HN_ETHERTYPE_IPV6);
 }
 
+struct hn_neighbor *hn_flow_neighbor(struct hn_stack *stack, const struct hn_flow *flow)
+{
+    const struct hn_device *device = stack->devices[flow->device];
+    if (!device)
+        return NULL;
+    return hn_neighbor_get(stack->neighbors, device->ifindex, flow->next_hop_family,
+                           flow->next_hop);
+}
+
 static void resolve(struct hn_stack *stack, const struct hn_flow_source *source,
                     struct hn_flow *flow)
 {
@@ -221,30 +251,19 @@ static void resolve(struct hn_stack *stack, const struct hn_flow_source *source,
     bool via = route.nexthop.gateway_family != 0;
     flow->next_hop_family = via ? route.nexthop.gateway_family : flow->family;
     memcpy(flow->next_hop, via ? route.nexthop.gateway : flow->destination.ip, 16);
-    flow->neighbor =
-        hn_neighbor_get(stack->neighbors, device->ifindex, flow->next_hop_family, flow->next_hop);
+    flow->neighbor = hn_flow_neighbor(stack, flow);
     if (!flow->neighbor) {
         give_up(stack, flow, ENOBUFS);
         return;
     }
+    /* Making room in the table may have raised it, which concerns other flows. */
+    flow->generation = hn_stack_generation(stack);
     uint32_t mtu = route.mtu && route.mtu < device->mtu ? route.mtu : device->mtu;
     flow->l3_mtu = (uint16_t)path_mtu(stack, &flow->destination, mtu < 65535 ? mtu : 65535);
     flow->queue =
         (uint8_t)(hash_address(&flow->destination, source->local.port) % device->queue_count);
     flow->verdict = HN_FLOW_FAST;
     write_headers(stack, source, flow, source_ip);
-}
-
-struct hn_neighbor *hn_flow_neighbor_again(struct hn_stack *stack, struct hn_flow *flow)
-{
-    const struct hn_device *device = stack->devices[flow->device];
-    if (!device)
-        return NULL;
-    struct hn_neighbor *neighbor =
-        hn_neighbor_get(stack->neighbors, device->ifindex, flow->next_hop_family, flow->next_hop);
-    if (neighbor)
-        memcpy(flow->ethernet, neighbor->mac, sizeof neighbor->mac);
-    return neighbor;
 }
 
 static bool same_address(const struct hn_address *a, const struct hn_address *b)

@@ -56,7 +56,8 @@ void hn_ip4_input(struct hn_graph *graph, struct hn_node *node, struct hn_frame 
         [HN_IPV4_BAD_CHECKSUM] = HN_DROP_IP4_BAD_CHECKSUM,
     };
     struct hn_stack *stack = node->context;
-    uint32_t last_local = 0; /* bursts mostly go to one address */
+    /* Bursts mostly go to one address.  Wider than one, so that no address is the start. */
+    uint64_t last_local = UINT64_MAX;
     (void)graph;
     for (uint32_t i = 0; i < count; i++) {
         struct hn_frame *frame = frames[i];

@@ -43,8 +43,9 @@ struct hn_stack {
     struct hn_neighbors *neighbors;
     struct hn_flows *flows;
     uint64_t now_ns;
-    uint64_t walks;            /* flushes so far: tells whether a flow may be in the graph */
-    uint64_t local_generation; /* device, MTU and header changes; see hn_stack_generation */
+    uint64_t walks;               /* flushes so far: tells whether a flow may be in the graph */
+    uint64_t local_generation;    /* device, MTU and header changes; see hn_stack_generation */
+    uint64_t path_mtu_expires_ns; /* when the first learnt path MTU has to be forgotten */
     uint32_t reserve_frames;
     uint32_t backlog_max;
     uint32_t backlog_total;
@@ -89,7 +90,9 @@ void hn_dev_tx(struct hn_graph *, struct hn_node *, struct hn_frame **, uint32_t
 
 /* transmit.c: drains backlogs and kicks the queues marked dirty; true when all is handed over. */
 bool hn_transmit_flush(struct hn_stack *stack);
-/* Drops what waits for a device that goes. */
+/* Drops what waits for a device's rings; its link is down. */
+void hn_transmit_drop_backlog(struct hn_stack *stack, uint32_t device_index);
+/* Drops what waits for a device that goes, and frees its backlogs. */
 void hn_transmit_drop_device(struct hn_stack *stack, uint32_t device_index);
 
 #endif

@@ -113,6 +113,7 @@ void hn_udp_connect(struct hn_udp *udp, const struct hn_address *remote);
    -EAGAIN       the transmit queue is full: flush, or wait until it drains
    -EDESTADDRREQ no destination
    -EAFNOSUPPORT the destination's family
+   -EINVAL       port 0
    without a kernel path also -ENETUNREACH, -EHOSTUNREACH, -EACCES, -EMSGSIZE */
 int hn_udp_send(struct hn_udp *udp, const struct hn_address *to, const uint8_t *data, size_t bytes);
 

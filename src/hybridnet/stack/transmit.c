@@ -132,7 +132,7 @@ bool hn_transmit_flush(struct hn_stack *stack)
     return done;
 }
 
-void hn_transmit_drop_device(struct hn_stack *stack, uint32_t device_index)
+void hn_transmit_drop_backlog(struct hn_stack *stack, uint32_t device_index)
 {
     uint32_t queues = stack->devices[device_index]->queue_count;
     for (uint32_t queue = 0; queue < queues; queue++) {
@@ -142,8 +142,15 @@ void hn_transmit_drop_device(struct hn_stack *stack, uint32_t device_index)
                           HN_DROP_DEVICE_DOWN);
             stack->backlog_total--;
         }
-        free(backlog->frames);
     }
+}
+
+void hn_transmit_drop_device(struct hn_stack *stack, uint32_t device_index)
+{
+    hn_transmit_drop_backlog(stack, device_index);
+    uint32_t queues = stack->devices[device_index]->queue_count;
+    for (uint32_t queue = 0; queue < queues; queue++)
+        free(stack->backlogs[device_index][queue].frames);
     free(stack->backlogs[device_index]);
     stack->backlogs[device_index] = NULL;
     stack->dirty[device_index] = 0;

@@ -30,6 +30,9 @@ struct hn_udp {
 struct hn_udp *hn_udp_find(const struct hn_stack *stack, const struct hn_address *local,
                            const struct hn_address *peer);
 
+/* True when no other endpoint can have the same local port, and this one takes any peer. */
+bool hn_udp_is_only(const struct hn_udp *udp);
+
 /* Queues a received datagram (owner STACK; peer, payload_offset and payload_length set).  Takes
    the frame in any case: full queues drop by reason. */
 void hn_udp_enqueue(struct hn_udp *udp, struct hn_frame *frame);

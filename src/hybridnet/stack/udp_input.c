@@ -63,6 +63,11 @@ static uint64_t pseudo_sum(const struct hn_address *local, const struct hn_addre
                               length);
 }
 
+static bool is_link_local(const struct hn_address *address)
+{
+    return address->ip[0] == 0xfe && (address->ip[1] & 0xc0) == 0x80;
+}
+
 static void input_one(struct hn_stack *stack, struct hn_frame *frame, struct hn_address *last,
                       struct hn_udp **last_udp)
 {
@@ -90,9 +95,13 @@ static void input_one(struct hn_stack *stack, struct hn_frame *frame, struct hn_
         return;
     }
     /* fe80::/10 means something on its link only. */
-    if (!is_ipv4 && peer.ip[0] == 0xfe && (peer.ip[1] & 0xc0) == 0x80)
-        peer.scope_id = stack->devices[frame->device]->ifindex;
-    if (!*last_udp || (*last_udp)->remote.family != 0 || memcmp(&local, last, sizeof local) != 0) {
+    if (!is_ipv4) {
+        if (is_link_local(&peer))
+            peer.scope_id = stack->devices[frame->device]->ifindex;
+        if (is_link_local(&local))
+            local.scope_id = stack->devices[frame->device]->ifindex;
+    }
+    if (!*last_udp || !hn_udp_is_only(*last_udp) || memcmp(&local, last, sizeof local) != 0) {
         *last_udp = hn_udp_find(stack, &local, &peer);
         *last = local;
     }
@@ -114,8 +123,8 @@ void hn_udp_input(struct hn_graph *graph, struct hn_node *node, struct hn_frame 
                   uint32_t count)
 {
     struct hn_stack *stack = node->context;
-    /* Bursts mostly go to one endpoint: the last one found is tried first, unless others with
-       the same address could be more specific, which only connected ones are. */
+    /* Bursts mostly go to one endpoint: the last one found is taken again for the same address,
+       unless it depends on the peer, or another one might want this peer's more. */
     struct hn_address last = {.family = 0};
     struct hn_udp *last_udp = NULL;
     (void)graph;

@@ -81,6 +81,8 @@ static int choose_path(struct hn_udp *udp, const struct hn_address *to, size_t b
     if (to->family != udp->source.local.family &&
         !(udp->wildcard && to->family == HN_FAMILY_IPV4 && !(udp->flags & HN_UDP_V6ONLY)))
         return -EAFNOSUPPORT;
+    if (to->port == 0)
+        return -EINVAL;
     if (transmit_is_full(stack))
         return -EAGAIN;
     struct hn_flow *flow = hn_flow_get(stack, &udp->source, to);
