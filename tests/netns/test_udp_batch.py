@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import numpy
 import pytest
-from support.peers import CLIENT4, SERVER4, Net
+from support.peers import CLIENT4, SERVER4, Net, run
 
 import hybridnet
+
+BIG_RECEIVE_BUFFER = (socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
 
 
 async def collect(channel: hybridnet.UdpChannel, count: int) -> list[bytes]:
@@ -55,7 +58,6 @@ async def test_descriptors_are_a_numpy_table(net: Net, mode: str) -> None:
         assert table["family"].tolist() == [4] * 4
         assert table["ip"][0][:4].tolist() == [10, 77, 0, 1]
         assert bytes(batch.payloads) == b"0112223333"
-        assert (table["arrival_ns"] > 0).all() == (mode != "kernel") or mode == "kernel"
 
 
 @pytest.mark.both_loops
@@ -122,17 +124,47 @@ async def test_batch_of_ones_own_goes_to_many(net: Net, mode: str) -> None:
 
 
 @pytest.mark.both_loops
-async def test_sender_is_held_back_and_then_nothing_is_lost(net: Net, fast_mode: str) -> None:
+async def test_long_run_of_sends_through_small_rings_loses_nothing(
+    net: Net, fast_mode: str
+) -> None:
     rings = hybridnet.RingSpec(rx=64, tx=64, fill=64, completion=128)
-    count = 2000
     async with net.stack(mode=fast_mode, rings=rings, backlog=64) as stack:
         channel = await stack.open_udp(SERVER4)
-        peer = net.peer(local=(CLIENT4, 0), options=((1, 33, 8 << 20),))  # SO_RCVBUFFORCE
-        for number in range(count):
+        peer = net.peer(local=(CLIENT4, 0), options=(BIG_RECEIVE_BUFFER,))
+        peer.send(b"makes the neighbour known", SERVER4)
+        await channel.recvfrom()
+        for number in range(2000):
             await channel.sendto_wait(b"%d" % number, peer.address)
-        for number in range(count):
+        for number in range(2000):
             assert (await peer.receive())[0] == b"%d" % number
+        assert channel.statistics().tx_fast_datagrams == 2000
         assert stack.statistics().drops == {}
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("api", ["sendto", "send_batch"])
+async def test_sender_waits_for_a_slow_wire_and_loses_nothing(net: Net, api: str) -> None:
+    run("tc", *"qdisc add dev vb root tbf rate 80mbit burst 4kb limit 10mb".split())
+    datagrams = [(b"%d" % number).ljust(1000) for number in range(500)]
+    async with net.stack(mode="kernel") as stack:
+        channel = await stack.open_udp(SERVER4)
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+        peer = net.peer(local=(CLIENT4, 0), options=(BIG_RECEIVE_BUFFER,))
+        with pytest.raises(hybridnet.WouldBlock):
+            for _ in datagrams:
+                channel.sendto(b"fills the buffer".ljust(1000), peer.address)
+        async with asyncio.timeout(3):
+            if api == "send_batch":
+                await channel.send_batch_wait([(data, peer.address) for data in datagrams])
+            else:
+                for data in datagrams:
+                    await channel.sendto_wait(data, peer.address)
+        heard = []
+        while len(heard) < len(datagrams):
+            data, _ = await peer.receive()
+            if not data.startswith(b"fills"):
+                heard.append(data)
+        assert heard == datagrams
 
 
 async def test_sender_to_an_unresolved_neighbor_is_counted_not_held(
@@ -175,6 +207,5 @@ async def test_nowait_receive_says_that_nothing_is_there(net: Net, mode: str) ->
         with pytest.raises(hybridnet.WouldBlock):
             channel.recvfrom_nowait()
         assert len(channel.recv_batch_nowait()) == 0
-        for wrong in (0, 1025):
-            with pytest.raises(ValueError, match="1024"):
-                channel.recv_batch_nowait(wrong)
+        with pytest.raises(ValueError, match="at least one"):
+            channel.recv_batch_nowait(0)

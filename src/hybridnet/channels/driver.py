@@ -45,6 +45,7 @@ class Driver:
         self._closed = False
         self._fds: dict[int, list[int]] = {}
         self._writable_waiters: set[asyncio.Future[None]] = set()
+        self._full_sockets: set[int] = set()
         self._blocked: dict[int, Endpoint] = {}
         self.engine = Engine(
             core.disown(),
@@ -113,15 +114,22 @@ class Driver:
     def wait_writable(self) -> asyncio.Future[None]:
         """Return a future that is done when a held-back sender may go on."""
         future: asyncio.Future[None] = self._loop.create_future()
+        if not self.engine.blocked and not self._full_sockets:
+            future.set_result(None)  # it was made room meanwhile, and nobody would tell again
+            return future
         self._writable_waiters.add(future)
         future.add_done_callback(self._writable_waiters.discard)
         self._schedule(True)
         return future
 
-    def _on_writable(self) -> None:
+    def wake_senders(self) -> None:
+        """Let all that wait for room look again: there is some, or their channel was closed."""
         for future in list(self._writable_waiters):
             if not future.done():
                 future.set_result(None)
+
+    def _on_writable(self) -> None:
+        self.wake_senders()
         blocked, self._blocked = self._blocked, {}
         for endpoint in blocked.values():
             endpoint.owner.on_writable()
@@ -133,20 +141,26 @@ class Driver:
 
     def _on_kernel_full(self, fd: int) -> None:
         def flush() -> None:
-            self._loop.remove_writer(fd)
+            self.forget_socket(fd)
             self.engine.flush()
             self._on_writable()
 
-        self._loop.add_writer(fd, flush)
+        if fd not in self._full_sockets:
+            self._full_sockets.add(fd)
+            self._loop.add_writer(fd, flush)
+
+    def forget_socket(self, fd: int) -> None:
+        """Wait no longer for room in a kernel socket; before it is closed."""
+        if fd in self._full_sockets:
+            self._full_sockets.discard(fd)
+            self._loop.remove_writer(fd)
 
     def close(self) -> None:
         """Stop polling; the engine goes with its last lease."""
         self._closed = True
         for index in list(self._fds):
             self.remove_device(index)
-        for future in list(self._writable_waiters):
-            if not future.done():
-                future.cancel()
+        self.wake_senders()  # they find their channels closed
         self._blocked.clear()
 
 

@@ -162,8 +162,9 @@ class Endpoint:
             self.stack.host.closed_channels[name] += getattr(counts, name)
         fd = self.socket.fileno()
         self.stack.loop.remove_reader(fd)
-        self.stack.loop.remove_writer(fd)
+        self.stack.driver.forget_socket(fd)
         self._undo()
+        self.stack.driver.wake_senders()
         self.port.on_datagram = None
         self.port.on_readable = None
 
