@@ -5,6 +5,7 @@ from collections.abc import Callable
 Address = tuple[str, int] | tuple[str, int, int, int]
 
 class Engine:
+    blocked: bool
     def __init__(
         self,
         stack: int,

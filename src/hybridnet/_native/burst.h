@@ -72,6 +72,8 @@ extern PyTypeObject *hn_lease_type;
 int hn_engine_deliver(HnEngine *engine);
 void hn_engine_note_send(HnEngine *engine);
 void hn_engine_report(HnEngine *engine, PyObject *owner);
+/* A socket's send buffer is full: on_writable comes when it has room again. */
+void hn_engine_kernel_full(HnEngine *engine, int fd);
 void hn_engine_lease_ended(HnEngine *engine);
 
 /* port.c */

@@ -36,6 +36,14 @@ void hn_engine_note_send(HnEngine *engine)
     Py_XDECREF(result);
 }
 
+void hn_engine_kernel_full(HnEngine *engine, int fd)
+{
+    PyObject *result = PyObject_CallFunction(engine->on_kernel_full, "i", fd);
+    if (!result)
+        PyErr_WriteUnraisable(engine->on_kernel_full);
+    Py_XDECREF(result);
+}
+
 static void destroy_stack(HnEngine *engine)
 {
     hn_kernel_io_destroy(engine->kernel);
@@ -330,6 +338,16 @@ static void engine_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+static PyObject *get_blocked(PyObject *self, void *closure)
+{
+    (void)closure;
+    return PyBool_FromLong(((HnEngine *)self)->blocked);
+}
+
+static PyGetSetDef engine_getset[] = {
+    {"blocked", get_blocked, NULL, "A sender was held back and not yet told to go on.", NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
+
 static PyMethodDef engine_methods[] = {
     {"turn", (PyCFunction)(void (*)(void))engine_turn, METH_FASTCALL,
      "turn(device, queue, budget) -> int\n\nReceive, deliver, flush. Returns packets received."},
@@ -342,13 +360,11 @@ static PyMethodDef engine_methods[] = {
      "close()\n\nFree the stack, at once or with the last lease."},
     {NULL, NULL, 0, NULL}};
 
-static PyType_Slot engine_slots[] = {{Py_tp_init, engine_init},
-                                     {Py_tp_dealloc, engine_dealloc},
-                                     {Py_tp_traverse, engine_traverse},
-                                     {Py_tp_clear, engine_clear},
-                                     {Py_tp_methods, engine_methods},
-                                     {Py_tp_new, PyType_GenericNew},
-                                     {0, NULL}};
+static PyType_Slot engine_slots[] = {
+    {Py_tp_init, engine_init},         {Py_tp_dealloc, engine_dealloc},
+    {Py_tp_traverse, engine_traverse}, {Py_tp_clear, engine_clear},
+    {Py_tp_methods, engine_methods},   {Py_tp_getset, engine_getset},
+    {Py_tp_new, PyType_GenericNew},    {0, NULL}};
 PyType_Spec hn_engine_spec = {.name = "hybridnet._native.Engine",
                               .basicsize = sizeof(HnEngine),
                               .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,

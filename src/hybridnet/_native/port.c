@@ -74,6 +74,22 @@ int hn_port_deliver(HnPort *port)
     return 0;
 }
 
+static int transmit_by_kernel(HnPort *port, const struct hn_address *to, const uint8_t *data,
+                              size_t bytes)
+{
+    struct hn_kernel_io *kernel = port->engine->kernel;
+    int verdict = port->kernel_queued ? hn_kernel_queue(kernel, port->udp, port->kernel_fd,
+                                                        port->kernel_family, to, data, bytes)
+                                      : hn_kernel_send(port->udp, port->kernel_fd,
+                                                       port->kernel_family, to, data, bytes);
+    if (verdict == 0 && port->kernel_queued)
+        hn_engine_note_send(port->engine);
+    /* As long as something is queued, the next flush finds out which socket is full. */
+    if (verdict == -EAGAIN && !(port->kernel_queued && hn_kernel_has_queued(kernel)))
+        hn_engine_kernel_full(port->engine, port->kernel_fd);
+    return verdict;
+}
+
 int hn_port_transmit(HnPort *port, const struct hn_address *to, const uint8_t *data, size_t bytes)
 {
     int verdict = HN_SEND_KERNEL;
@@ -90,13 +106,7 @@ int hn_port_transmit(HnPort *port, const struct hn_address *to, const uint8_t *d
     }
     if (port->kernel_fd < 0)
         return -ENETUNREACH;
-    if (!port->kernel_queued)
-        return hn_kernel_send(port->udp, port->kernel_fd, port->kernel_family, to, data, bytes);
-    verdict = hn_kernel_queue(port->engine->kernel, port->udp, port->kernel_fd, port->kernel_family,
-                              to, data, bytes);
-    if (verdict == 0)
-        hn_engine_note_send(port->engine);
-    return verdict;
+    return transmit_by_kernel(port, to, data, bytes);
 }
 
 /* What the fast way does not settle, Python does: blocked, refused, a name for an address. */

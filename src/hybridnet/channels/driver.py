@@ -48,6 +48,9 @@ class Driver:
         self._closed = False
         self._fds: dict[int, list[int]] = {}
         self._writable_waiters: set[asyncio.Future[None]] = set()
+        self._full_sockets: set[int] = set()
+        self._deaf_sockets: set[int] = set()
+        self._retrying = False
         self._blocked: dict[int, Endpoint] = {}
         self._sockets: dict[int, Endpoint] = {}
         self._epoll = select.epoll()
@@ -78,10 +81,16 @@ class Driver:
             self._loop.remove_reader(fd)
 
     def _schedule(self, later: bool) -> None:
-        if later:
-            self._loop.call_later(_RETRY_S, self.engine.flush)
-        else:
+        if not later:
             self._loop.call_soon(self.engine.flush)
+        elif not self._retrying:
+            self._retrying = True
+            self._loop.call_later(_RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retrying = False
+        if not self._closed:
+            self.engine.flush()
 
     def _report(self, exception: BaseException, owner: object) -> None:
         self._loop.call_exception_handler(
@@ -109,7 +118,11 @@ class Driver:
         busy = self._busy
         if self._closed or busy is None:
             return
-        received = self.engine.spin(self._burst, busy.spin_us * 1000)
+        try:
+            received = self.engine.spin(self._burst, busy.spin_us * 1000)
+        except BaseException:
+            self._spinning = False  # the readers may start it again
+            raise
         now = time.monotonic()
         if received:
             self._last_packet = now
@@ -124,18 +137,28 @@ class Driver:
     def wait_writable(self) -> asyncio.Future[None]:
         """Return a future that is done when a held-back sender may go on."""
         future: asyncio.Future[None] = self._loop.create_future()
+        if not self.engine.blocked and not self._full_sockets:
+            future.set_result(None)  # it was made room meanwhile, and nobody would tell again
+            return future
         self._writable_waiters.add(future)
         future.add_done_callback(self._writable_waiters.discard)
         self._schedule(True)
         return future
 
-    def _on_writable(self) -> None:
+    def wake_senders(self) -> None:
+        """Let all that wait for room look again: there is some, or their channel was closed."""
         for future in list(self._writable_waiters):
             if not future.done():
                 future.set_result(None)
+
+    def _on_writable(self) -> None:
+        self.wake_senders()
         blocked, self._blocked = self._blocked, {}
         for endpoint in blocked.values():
-            endpoint.owner.on_writable()
+            try:
+                endpoint.owner.on_writable()
+            except Exception as error:
+                self._report(error, endpoint.owner)
 
     def call_when_writable(self, endpoint: Endpoint) -> None:
         """Call the owner's ``on_writable`` once when there is room again."""
@@ -156,6 +179,14 @@ class Driver:
         fd = endpoint.socket.fileno()
         if self._sockets.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+        self._full_sockets.discard(fd)
+        self._deaf_sockets.discard(fd)
+
+    def _listen(self, fd: int) -> None:
+        events = 0 if fd in self._deaf_sockets else select.EPOLLIN
+        if fd in self._full_sockets:
+            events |= select.EPOLLOUT
+        self._epoll.modify(fd, events)
 
     def _on_sockets(self) -> None:
         for fd, events in self._epoll.poll(0, _SOCKETS_PER_TURN):
@@ -163,24 +194,37 @@ class Driver:
             if endpoint is None:
                 continue  # closed by a callback of the one before
             if events & select.EPOLLOUT:
-                self._epoll.modify(fd, select.EPOLLIN)
+                self._full_sockets.discard(fd)
+                self._listen(fd)
                 self.engine.flush()
                 self._on_writable()
             if events & ~select.EPOLLOUT and not endpoint.is_closed:
                 endpoint.on_kernel_readable()
 
+    def rest(self, endpoint: Endpoint) -> None:
+        """There are no frames to receive into: look at this socket again a little later."""
+        fd = endpoint.socket.fileno()
+        self._deaf_sockets.add(fd)
+        self._listen(fd)
+
+        def listen_again() -> None:
+            if self._sockets.get(fd) is endpoint:
+                self._deaf_sockets.discard(fd)
+                self._listen(fd)
+
+        self._loop.call_later(_RETRY_S, listen_again)
+
     def _on_kernel_full(self, fd: int) -> None:
-        if fd in self._sockets:
-            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+        if fd in self._sockets and fd not in self._full_sockets:
+            self._full_sockets.add(fd)
+            self._listen(fd)
 
     def close(self) -> None:
         """Stop polling; the engine goes with its last lease."""
         self._closed = True
         for index in list(self._fds):
             self.remove_device(index)
-        for future in list(self._writable_waiters):
-            if not future.done():
-                future.cancel()
+        self.wake_senders()  # they find their channels closed
         self._blocked.clear()
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()

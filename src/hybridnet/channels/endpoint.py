@@ -162,6 +162,7 @@ class Endpoint:
             self.stack.host.closed_channels[name] += getattr(counts, name)
         self.stack.driver.remove_socket(self)
         self._undo()
+        self.stack.driver.wake_senders()
         self.port.on_datagram = None
         self.port.on_readable = None
 

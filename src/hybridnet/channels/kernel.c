@@ -227,6 +227,10 @@ static bool may_be_stale(int error, bool has_address)
                            error == EMSGSIZE || error == EACCES);
 }
 
+/* A full queue below the socket drops datagrams; only sockets with IP_RECVERR hear of it, which
+   ordinary programs do not set.  Counted, and as silent as for them. */
+static bool is_silent_drop(int error) { return error == ENOBUFS; }
+
 static void count_sent(struct hn_udp *udp, size_t bytes)
 {
     udp->statistics.tx_kernel_datagrams++;
@@ -248,7 +252,7 @@ int hn_kernel_send(struct hn_udp *udp, int fd, int socket_family, const struct h
     if (sent < 0) {
         if (errno != EAGAIN)
             udp->statistics.tx_kernel_errors++;
-        return -errno;
+        return is_silent_drop(errno) ? 0 : -errno;
     }
     count_sent(udp, bytes);
     return 0;
@@ -265,11 +269,14 @@ int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int soc
         (void)hn_kernel_flush(io);
     if (io->queue_count == BATCH)
         return -EAGAIN;
-    if (bytes > pool->frame_bytes - HN_FRAME_HEADROOM)
-        return hn_kernel_send(udp, fd, socket_family, to, data, bytes);
-    struct hn_frame *frame = hn_frame_alloc(pool, HN_OWNER_TX);
-    if (!frame)
-        return hn_kernel_send(udp, fd, socket_family, to, data, bytes);
+    struct hn_frame *frame = NULL;
+    if (bytes <= pool->frame_bytes - HN_FRAME_HEADROOM)
+        frame = hn_frame_alloc(pool, HN_OWNER_TX);
+    if (!frame) {
+        /* It goes at once, but not ahead of what was sent before it. */
+        (void)hn_kernel_flush(io);
+        return io->queue_count ? -EAGAIN : hn_kernel_send(udp, fd, socket_family, to, data, bytes);
+    }
     memcpy(frame->data, data, bytes);
     frame->length = (uint32_t)bytes;
     frame->device = UINT8_MAX; /* no device's to take back */
@@ -285,6 +292,8 @@ int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int soc
 static void remember_failure(struct hn_kernel_io *io, const struct queued *entry, int error)
 {
     entry->udp->statistics.tx_kernel_errors++;
+    if (is_silent_drop(error))
+        return;
     if (io->failure_tail - io->failure_head == FAILURES_MAX)
         io->failure_head++; /* the oldest goes: the counter above has it */
     io->failures[io->failure_tail++ % FAILURES_MAX] =
@@ -337,6 +346,8 @@ int hn_kernel_flush(struct hn_kernel_io *io)
     memmove(io->queue, io->queue + done, io->queue_count * sizeof *io->queue);
     return full_fd;
 }
+
+bool hn_kernel_has_queued(const struct hn_kernel_io *io) { return io->queue_count > 0; }
 
 void hn_kernel_forget(struct hn_kernel_io *io, struct hn_udp *udp)
 {

@@ -154,6 +154,8 @@ class UdpChannel:
         if self._endpoint.is_closed:
             raise ChannelClosed
         await self._driver.wait_writable()
+        if self._endpoint.is_closed:
+            raise ChannelClosed
 
     def send_batch(
         self, batch: DatagramBatch | Iterable[tuple[Any, Address | None]], start: int = 0
