@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import uvloop
-from support.peers import Net, net_in
 
 from hybridnet.cli.namespaces import Lab
+from support.peers import Net, net_in
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,

@@ -25,6 +25,10 @@ from typing import Any
 
 import pytest
 import uvloop
+
+from hybridnet._native import ffi, lib
+from hybridnet.control.watcher import Change, ChangeKind, Watcher
+from hybridnet.errors import ChannelClosed
 from support.kernel_routes import (
     Operations,
     background,
@@ -35,10 +39,6 @@ from support.kernel_routes import (
     kernel_answer,
     kernel_routes,
 )
-
-from hybridnet._native import ffi, lib
-from hybridnet.control.watcher import Change, ChangeKind, Watcher
-from hybridnet.errors import ChannelClosed
 
 # More or other seeds for a long run: HN_SEEDS=100-140.
 _FIRST, _LAST = (int(n) for n in os.environ.get("HN_SEEDS", "0-7").split("-"))

@@ -11,7 +11,8 @@ struct leased {
 };
 
 typedef struct {
-    PyObject_HEAD HnEngine *engine;
+    PyObject_VAR_HEAD
+    HnEngine *engine;
     uint32_t count;
     uint32_t exporting; /* index that the next buffer request is for */
     Py_ssize_t exports; /* memoryviews alive */
@@ -88,6 +89,18 @@ PyObject *hn_port_receive_batch(PyObject *self, PyObject *max_object)
     return Py_BuildValue("(NN)", payloads, descriptors);
 }
 
+/* A connected endpoint sends to its peer alone, as sendto() insists. */
+static int check_peer(const HnPort *port, const struct hn_address *to)
+{
+    const struct hn_address *remote = &port->udp->remote;
+    if (to->family == 0)
+        return remote->family ? 0 : -EDESTADDRREQ;
+    if (remote->family && (to->family != remote->family || to->port != remote->port ||
+                           memcmp(to->ip, remote->ip, sizeof to->ip) != 0))
+        return -EISCONN;
+    return 0;
+}
+
 /* Sends descriptors start.. until one is held back or refused; the caller decides what then. */
 static PyObject *send_copies(HnPort *port, const Py_buffer *payloads, const Py_buffer *descriptors,
                              Py_ssize_t start)
@@ -103,7 +116,10 @@ static PyObject *send_copies(HnPort *port, const Py_buffer *payloads, const Py_b
             PyErr_Format(PyExc_ValueError, "descriptor %zd points beyond its payloads", at);
             return NULL;
         }
-        error = hn_port_transmit(port, datagram.peer.family ? &datagram.peer : NULL,
+        error = check_peer(port, &datagram.peer);
+        if (hn_likely(error == 0))
+            error =
+                hn_port_transmit(port, datagram.peer.family ? &datagram.peer : NULL,
                                  (const uint8_t *)payloads->buf + datagram.offset, datagram.length);
         if (hn_unlikely(error != 0))
             break;
@@ -216,6 +232,7 @@ PyObject *hn_port_receive_lease(PyObject *self, PyObject *max_object)
     lease->engine = (HnEngine *)Py_NewRef((PyObject *)port->engine);
     lease->engine->leases++;
     lease->count = count;
+    bool failed = false;
     for (uint32_t i = 0; i < count; i++) {
         struct hn_frame *frame = frames[i];
         if (frame->next != HN_FRAME_NONE) {
@@ -230,6 +247,12 @@ PyObject *hn_port_receive_lease(PyObject *self, PyObject *max_object)
                 break;
         }
         lease->items[i].frame = frame;
+        if (frame->next != HN_FRAME_NONE && !lease->items[i].copy)
+            failed = true;
+    }
+    if (failed) {
+        Py_DECREF(lease);
+        return NULL;
     }
     return (PyObject *)lease;
 }
@@ -239,10 +262,9 @@ static void lease_give_back(HnLease *lease)
     if (lease->released)
         return;
     lease->released = true;
-    struct hn_pool *pool = &lease->engine->stack->pool;
     for (uint32_t i = 0; i < lease->count; i++) {
         if (lease->items[i].frame)
-            hn_packet_free(pool, lease->items[i].frame, HN_OWNER_USER);
+            hn_engine_take_back(lease->engine, lease->items[i].frame);
         lease->items[i].frame = NULL;
         Py_CLEAR(lease->items[i].copy);
     }

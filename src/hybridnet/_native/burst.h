@@ -23,7 +23,8 @@
 #define HN_RECEIVE_MAX 1024u /* datagrams one batch may hold */
 
 typedef struct {
-    PyObject_HEAD struct hn_stack *stack; /* owned from construction on; NULL: closed */
+    PyObject_HEAD
+    struct hn_stack *stack; /* owned from construction on; NULL: closed */
     struct hn_kernel_io *kernel;
     PyObject *schedule;       /* called as schedule(later: bool): run flush() soon */
     PyObject *on_exception;   /* called as on_exception(exception, port_owner) */
@@ -32,6 +33,8 @@ typedef struct {
     PyObject *on_kernel_full; /* called as on_kernel_full(fd) */
     PyObject *on_wanted;      /* called as on_wanted(): neighbours are to be resolved */
     uint32_t leases;          /* frames' memory stays until these are gone */
+    uint32_t returned;        /* frames of leases that ended during a walk, to be freed behind it */
+    bool walking;             /* the GIL is released and the stack in use */
     bool in_turn;
     bool flush_scheduled;
     bool blocked; /* a sender was told EAGAIN since the last on_writable */
@@ -49,7 +52,8 @@ struct hn_address_cache {
 };
 
 typedef struct {
-    PyObject_HEAD HnEngine *engine;
+    PyObject_HEAD
+    HnEngine *engine;
     struct hn_udp *udp;    /* NULL: closed */
     PyObject *owner;       /* the channel or transport, for callbacks */
     PyObject *on_datagram; /* bound datagram_received(data, addr), or NULL: queue and on_readable */
@@ -74,6 +78,12 @@ void hn_engine_note_send(HnEngine *engine);
 void hn_engine_report(HnEngine *engine, PyObject *owner);
 /* A socket's send buffer is full: on_writable comes when it has room again. */
 void hn_engine_kernel_full(HnEngine *engine, int fd);
+/* Around every stretch that uses the stack without the GIL.  Leases may end in any thread, as the
+   garbage collector likes; their frames wait until the walk is over. */
+void hn_engine_begin_walk(HnEngine *engine);
+void hn_engine_end_walk(HnEngine *engine);
+/* Takes a leased packet back, now or behind the walk. */
+void hn_engine_take_back(HnEngine *engine, struct hn_frame *frame);
 void hn_engine_lease_ended(HnEngine *engine);
 
 /* port.c */

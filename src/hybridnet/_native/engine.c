@@ -52,20 +52,53 @@ static void destroy_stack(HnEngine *engine)
     engine->stack = NULL;
 }
 
+void hn_engine_take_back(HnEngine *engine, struct hn_frame *frame)
+{
+    struct hn_pool *pool = &engine->stack->pool;
+    if (engine->walking) {
+        frame->queue_next = engine->returned;
+        engine->returned = hn_frame_index(pool, frame);
+    } else {
+        hn_packet_free(pool, frame, HN_OWNER_USER);
+    }
+}
+
 void hn_engine_lease_ended(HnEngine *engine)
 {
     engine->leases--;
-    if (engine->leases == 0 && engine->closing && engine->stack)
-        destroy_stack(engine);
+    if (engine->closing) {
+        if (engine->leases == 0 && engine->stack)
+            destroy_stack(engine);
+    } else if (!engine->walking) {
+        hn_stack_refill(engine->stack);
+    }
 }
 
-static bool flush_native(HnEngine *engine, uint64_t now_ns, int *full_fd)
+void hn_engine_begin_walk(HnEngine *engine) { engine->walking = true; }
+
+void hn_engine_end_walk(HnEngine *engine)
+{
+    struct hn_pool *pool = &engine->stack->pool;
+    engine->walking = false;
+    bool any = engine->returned != HN_FRAME_NONE;
+    while (engine->returned != HN_FRAME_NONE) {
+        struct hn_frame *frame = &pool->frames[engine->returned];
+        engine->returned = frame->queue_next;
+        hn_packet_free(pool, frame, HN_OWNER_USER);
+    }
+    if (any)
+        hn_stack_refill(engine->stack);
+}
+
+static bool flush_native(HnEngine *engine, uint64_t now_ns)
 {
     bool done;
+    hn_engine_begin_walk(engine);
     Py_BEGIN_ALLOW_THREADS
-    *full_fd = hn_kernel_flush(engine->kernel);
+    hn_kernel_flush(engine->kernel);
     done = hn_stack_flush(engine->stack, now_ns);
     Py_END_ALLOW_THREADS
+    hn_engine_end_walk(engine);
     return done;
 }
 
@@ -99,13 +132,12 @@ static int report_failures(HnEngine *engine)
 
 static int flush(HnEngine *engine)
 {
-    int full_fd;
-    bool done = flush_native(engine, hn_monotonic_ns(), &full_fd);
+    bool done = flush_native(engine, hn_monotonic_ns());
     if (report_failures(engine) < 0)
         return -1;
-    if (full_fd >= 0 &&
-        call_and_drop(PyObject_CallFunction(engine->on_kernel_full, "i", full_fd), engine) < 0)
-        return -1;
+    int full_fd;
+    while (engine->stack && (full_fd = hn_kernel_next_full(engine->kernel)) >= 0)
+        hn_engine_kernel_full(engine, full_fd);
     if (!done && !engine->flush_scheduled) {
         engine->flush_scheduled = true;
         if (call_and_drop(PyObject_CallOneArg(engine->schedule, Py_True), engine) < 0)
@@ -116,8 +148,7 @@ static int flush(HnEngine *engine)
         if (call_and_drop(PyObject_CallNoArgs(engine->on_wanted), engine) < 0)
             return -1;
     }
-    if (engine->blocked && engine->stack &&
-        engine->stack->backlog_total < engine->stack->backlog_max / 4) {
+    if (engine->blocked && engine->stack && hn_transmit_room_again(engine->stack)) {
         engine->blocked = false;
         return call_and_drop(PyObject_CallNoArgs(engine->on_writable), engine);
     }
@@ -155,6 +186,8 @@ static int check_open(const HnEngine *engine)
 static PyObject *finish_turn(HnEngine *engine, uint32_t received)
 {
     int result = hn_engine_deliver(engine);
+    /* From here on a callback's sends ask for a flush of their own. */
+    engine->in_turn = false;
     /* A KeyboardInterrupt goes on to the loop; what was sent before it still goes out. */
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
@@ -162,7 +195,6 @@ static PyObject *finish_turn(HnEngine *engine, uint32_t received)
         result = -1;
     if (type)
         PyErr_Restore(type, value, traceback);
-    engine->in_turn = false;
     return result < 0 ? NULL : PyLong_FromUnsignedLong(received);
 }
 
@@ -182,9 +214,11 @@ static PyObject *engine_turn(PyObject *self, PyObject *const *args, Py_ssize_t c
         return PyLong_FromLong(0);
     engine->in_turn = true;
     uint32_t received;
+    hn_engine_begin_walk(engine);
     Py_BEGIN_ALLOW_THREADS
     received = hn_stack_poll(engine->stack, device, queue, budget, hn_monotonic_ns());
     Py_END_ALLOW_THREADS
+    hn_engine_end_walk(engine);
     return finish_turn(engine, received);
 }
 
@@ -223,6 +257,7 @@ static PyObject *engine_spin(PyObject *self, PyObject *const *args, Py_ssize_t c
         return NULL;
     engine->in_turn = true;
     uint32_t received;
+    hn_engine_begin_walk(engine);
     Py_BEGIN_ALLOW_THREADS
     uint64_t now = hn_monotonic_ns();
     uint64_t end = now + spin_ns;
@@ -233,6 +268,7 @@ static PyObject *engine_spin(PyObject *self, PyObject *const *args, Py_ssize_t c
         now = hn_monotonic_ns();
     }
     Py_END_ALLOW_THREADS
+    hn_engine_end_walk(engine);
     return finish_turn(engine, received);
 }
 
@@ -293,6 +329,7 @@ static int engine_init(PyObject *self, PyObject *args, PyObject *keywords)
         return -1;
     }
     engine->stack = (struct hn_stack *)(uintptr_t)stack;
+    engine->returned = HN_FRAME_NONE;
     engine->schedule = Py_NewRef(schedule);
     engine->on_exception = Py_NewRef(on_exception);
     engine->on_writable = Py_NewRef(on_writable);

@@ -199,9 +199,11 @@ static PyObject *port_kernel_turn(PyObject *self, PyObject *max_object)
         return NULL;
     int received;
     struct hn_kernel_io *io = port->engine->kernel;
+    hn_engine_begin_walk(port->engine);
     Py_BEGIN_ALLOW_THREADS
     received = hn_kernel_receive(io, port->udp, port->kernel_fd, (uint32_t)max);
     Py_END_ALLOW_THREADS
+    hn_engine_end_walk(port->engine);
     PyObject *result = PyObject_CallMethod((PyObject *)port->engine, "deliver", NULL);
     if (!result)
         return NULL;
@@ -216,6 +218,7 @@ static PyObject *port_close(PyObject *self, PyObject *ignored)
     if (port->udp && port->engine->stack) {
         hn_kernel_forget(port->engine->kernel, port->udp);
         hn_udp_close(port->udp);
+        hn_engine_note_send(port->engine); /* others' datagrams may have waited behind ours */
     }
     port->udp = NULL;
     port->kernel_fd = -1;

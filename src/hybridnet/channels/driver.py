@@ -165,8 +165,8 @@ class Driver:
         self._blocked[id(endpoint)] = endpoint
         self._schedule(True)
 
-    # Kernel sockets.  They hang on an epoll of our own, and that on the loop: a socket with an entry
-    # in its error queue polls as POLLERR, after which libuv, hence uvloop, never looks at it again.
+    # Kernel sockets.  They hang on an epoll of our own, and that on the loop: a socket with an
+    # entry in its error queue polls as POLLERR, and libuv, hence uvloop, drops it for that.
 
     def add_socket(self, endpoint: Endpoint) -> None:
         """Receive from an endpoint's kernel socket from now on."""

@@ -110,6 +110,9 @@ class Endpoint:
                 not stack.has_fast_path,
                 queued,
             )
+            self._apply_header()
+            # A share, so that a channel that nobody reads leaves room for others.
+            lib.hn_udp_set_receive_limit(udp.native, stack.host.receive_bytes // 4)
             self._steer(options)
             stack.driver.add_socket(self)
         except BaseException:
@@ -176,6 +179,9 @@ class Endpoint:
             self._on_kernel_error(-received)
 
     def _on_kernel_error(self, number: int) -> None:
+        if number == errno.ENOBUFS:
+            self.stack.driver.rest(self)  # no frames to receive into
+            return
         queued = self.drain_errors()
         if self.remote is None:
             return  # unconnected endpoints are not told (RFC 1122 4.1.3.3; as Linux does)
@@ -184,6 +190,19 @@ class Endpoint:
             numbers = [number]
         for each in numbers[:1]:
             self.owner.on_error(from_errno(each, f"{self._peer_text()}: {_reason(each)}"))
+
+    def send_as_socket(self, data: Data, addr: Address) -> None:
+        """Send by the kernel socket's own understanding of an address (names, "<broadcast>").
+
+        May block for a name server, as ``socket.sendto`` does.  Raises: HybridnetError.
+        TypeError: not an address.
+        """
+        try:
+            self.socket.sendto(data, addr)
+        except socket.gaierror as error:
+            raise from_errno(errno.EINVAL, f"{addr[0]}: {error.strerror}") from None
+        except OSError as error:
+            raise from_errno(error.errno or errno.EINVAL) from None
 
     def _peer_text(self) -> str:
         return f"{self.remote[0]} port {self.remote[1]}" if self.remote else "the peer"
@@ -206,20 +225,24 @@ class Endpoint:
         if self._udp is None:
             return
         if (level, option) == (socket.SOL_SOCKET, socket.SO_RCVBUF):
-            limit = self.socket.getsockopt(level, option)
+            limit = min(self.socket.getsockopt(level, option), self.stack.host.receive_bytes)
             lib.hn_udp_set_receive_limit(self._udp.native, max(limit, 4096))
         elif (level, option) in _HEADER_OPTIONS:
-            hops, traffic_class = self._header_values()
-            lib.hn_udp_set_header(self._udp.native, hops, traffic_class)
+            self._apply_header()
 
-    def _header_values(self) -> tuple[int, int]:
+    def _apply_header(self) -> None:
+        """Let the fast path's headers be as the kernel socket's."""
+        if self._udp is None:
+            return
+        get = self.socket.getsockopt
+        ttl, tos = get(socket.IPPROTO_IP, socket.IP_TTL), get(socket.IPPROTO_IP, socket.IP_TOS)
+        hops, traffic_class = ttl, tos
         if self.socket.family == socket.AF_INET6:
-            hops = self.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
-            traffic_class = self.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
-        else:
-            hops = self.socket.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
-            traffic_class = self.socket.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
-        return hops & 0xFF, max(traffic_class, 0) & 0xFF
+            hops = get(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
+            traffic_class = get(socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+        lib.hn_udp_set_header(
+            self._udp.native, ttl, tos & 0xFF, hops & 0xFF, max(traffic_class, 0) & 0xFF
+        )
 
     def statistics(self) -> ChannelStatistics:
         """Return the counters.  Raises: ChannelClosed."""

@@ -35,6 +35,8 @@ struct hn_kernel_io {
     struct hn_frame *frames[BATCH];
     struct queued queue[BATCH];
     uint32_t queue_count;
+    int full[BATCH]; /* sockets that took nothing at the last flush */
+    uint32_t full_count;
     struct hn_kernel_failure failures[FAILURES_MAX];
     uint32_t failure_head;
     uint32_t failure_tail;
@@ -266,7 +268,7 @@ int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int soc
     if (error)
         return error;
     if (io->queue_count == BATCH)
-        (void)hn_kernel_flush(io);
+        hn_kernel_flush(io);
     if (io->queue_count == BATCH)
         return -EAGAIN;
     struct hn_frame *frame = NULL;
@@ -274,7 +276,7 @@ int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int soc
         frame = hn_frame_alloc(pool, HN_OWNER_TX);
     if (!frame) {
         /* It goes at once, but not ahead of what was sent before it. */
-        (void)hn_kernel_flush(io);
+        hn_kernel_flush(io);
         return io->queue_count ? -EAGAIN : hn_kernel_send(udp, fd, socket_family, to, data, bytes);
     }
     memcpy(frame->data, data, bytes);
@@ -332,19 +334,30 @@ static uint32_t send_run(struct hn_kernel_io *io, uint32_t start, int *full_fd)
     return (uint32_t)sent;
 }
 
-int hn_kernel_flush(struct hn_kernel_io *io)
+void hn_kernel_flush(struct hn_kernel_io *io)
 {
-    uint32_t done = 0;
-    int full_fd = -1;
-    while (done < io->queue_count && full_fd < 0) {
-        uint32_t count = send_run(io, done, &full_fd);
+    uint32_t at = 0;
+    uint32_t kept = 0;
+    io->full_count = 0;
+    while (at < io->queue_count) {
+        int full_fd = -1;
+        uint32_t count = send_run(io, at, &full_fd);
         for (uint32_t i = 0; i < count; i++)
-            hn_frame_free(&io->stack->pool, io->queue[done + i].frame, HN_OWNER_TX);
-        done += count;
+            hn_frame_free(&io->stack->pool, io->queue[at + i].frame, HN_OWNER_TX);
+        at += count;
+        if (full_fd < 0)
+            continue;
+        /* One full socket holds up nobody else: its datagrams stay, in order. */
+        io->full[io->full_count++] = full_fd;
+        while (at < io->queue_count && io->queue[at].fd == full_fd)
+            io->queue[kept++] = io->queue[at++];
     }
-    io->queue_count -= done;
-    memmove(io->queue, io->queue + done, io->queue_count * sizeof *io->queue);
-    return full_fd;
+    io->queue_count = kept;
+}
+
+int hn_kernel_next_full(struct hn_kernel_io *io)
+{
+    return io->full_count ? io->full[--io->full_count] : -1;
 }
 
 bool hn_kernel_has_queued(const struct hn_kernel_io *io) { return io->queue_count > 0; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -134,30 +135,28 @@ class Stack:
             return
         for transport in list(self.transports):
             transport.abort()
-        await asyncio.sleep(0)
-        self._close()
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._close()
 
     def _close(self) -> None:
-        if self._statistics_socket is not None:
-            self._statistics_socket.close()
-            self._statistics_socket = None
-        for endpoint in list(self.endpoints):
-            owner = endpoint.owner
-            if isinstance(owner, UdpChannel):
-                owner.close()
-            else:
-                endpoint.close()
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
-        host, driver = self._host, self._driver
-        if driver is not None:
-            driver.close()
-        if host is not None:
-            host.close()
-        if driver is not None:
-            driver.engine.close()
-        self._host = self._driver = None
+        # Each step happens even if one before it raises; the last one pushed is the first.
+        with contextlib.ExitStack() as steps:
+            if self._driver is not None:
+                steps.callback(self._driver.engine.close)
+            if self._host is not None:
+                steps.callback(self._host.close)
+            if self._driver is not None:
+                steps.callback(self._driver.close)
+            if self._watcher is not None:
+                steps.callback(self._watcher.close)
+            for endpoint in self.endpoints:
+                owner = endpoint.owner
+                steps.callback(owner.close if isinstance(owner, UdpChannel) else endpoint.close)
+            if self._statistics_socket is not None:
+                steps.callback(self._statistics_socket.close)
+        self._host = self._driver = self._watcher = self._statistics_socket = None
 
     def __await__(self) -> Generator[Any, None, Stack]:
         return self.open().__await__()
@@ -230,6 +229,12 @@ class Stack:
         """Why a higher rung was not granted, one sentence each."""
         return self.host.reasons
 
+    def path_info(self) -> dict[str, object]:
+        """Return the granted mode and why not a better one; ``closed`` after the end."""
+        if self._host is None:
+            return {"mode": "closed", "reasons": []}
+        return {"mode": str(self.mode), "reasons": list(self.reasons)}
+
     async def open_udp(
         self,
         local: tuple[Any, ...] | None = None,
@@ -281,11 +286,10 @@ class Stack:
         pairs = await self._resolve_pairs(local_addr, remote_addr, family, proto, flags)
         errors: list[OSError] = []
         for local, remote in pairs:
-            protocol = protocol_factory()
             try:
                 transport = DatagramTransport(
                     self,
-                    protocol,  # type: ignore[arg-type]
+                    protocol_factory,
                     local=local,
                     remote=remote,
                     options=options,
@@ -295,7 +299,7 @@ class Stack:
                 continue
             self.transports.add(transport)
             transport.start()
-            return transport, protocol
+            return transport, transport.get_protocol()
         raise errors[0]
 
     async def _resolve_pairs(

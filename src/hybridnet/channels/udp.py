@@ -170,13 +170,19 @@ class UdpChannel:
             batch = DatagramBatch.of(batch)
         if self._error is not None or self._endpoint.is_closed:
             self._check()
+        sent, number = self._send_batch(batch, start)
+        if number not in (0, errno.EAGAIN) and sent == 0:
+            raise self._refusal(number)
+        return sent
+
+    def _send_batch(self, batch: DatagramBatch, start: int) -> tuple[int, int]:
         payloads, table = batch.native()
-        sent, number = self._port.send_batch(payloads, table, start)
-        if number == 0 or sent:
-            return sent
-        if number == errno.EAGAIN:
-            return 0
-        raise from_errno(number)
+        return self._port.send_batch(payloads, table, start)
+
+    def _refusal(self, number: int) -> Exception:
+        if number == errno.EISCONN:
+            return ValueError(f"the channel is connected to {self._endpoint.remote} alone")
+        return from_errno(number)
 
     async def send_batch_wait(
         self, batch: DatagramBatch | Iterable[tuple[Any, Address | None]]
@@ -186,8 +192,11 @@ class UdpChannel:
             batch = DatagramBatch.of(batch)
         sent = self.send_batch(batch)
         while sent < len(batch):
-            await self.wait_writable()
-            sent += self.send_batch(batch, sent)
+            # What stopped it was a full queue, or an error that the next call raises.
+            taken = self.send_batch(batch, sent)
+            sent += taken
+            if taken == 0:
+                await self.wait_writable()
 
     # What the endpoint tells (see endpoint.Owner).
 
@@ -203,8 +212,10 @@ class UdpChannel:
         if number == errno.EINVAL and addr is not None:
             # Names, broadcast spellings, scopes by name: the kernel socket understands them, and
             # refuses the rest as any socket does.
-            endpoint.socket.sendto(data, addr)
+            endpoint.send_as_socket(data, addr)
             return
+        if endpoint.remote is not None:
+            endpoint.drain_errors()  # if it was an ICMP error, it is told now
         raise from_errno(number)
 
     def on_send_failed(self, number: int, addr: Address | None) -> None:

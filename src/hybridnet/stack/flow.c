@@ -208,8 +208,8 @@ static void write_headers(const struct hn_stack *stack, const struct hn_flow_sou
         memset(flow->ip + 10, 0, 2);
         flow->l3_sum = hn_checksum_fold(hn_checksum_add(0, flow->ip, HN_IPV4_BYTES));
     } else {
-        hn_ipv6_emit(flow->ip, source_ip, flow->destination.ip, source->protocol, source->tos,
-                     source->ttl, 0);
+        hn_ipv6_emit(flow->ip, source_ip, flow->destination.ip, source->protocol,
+                     source->traffic_class, source->hop_limit, 0);
     }
     uint64_t sum =
         hn_checksum_pseudo(source_ip, flow->destination.ip, address_bytes, source->protocol, 0);

@@ -19,8 +19,10 @@ struct hn_flow_source {
     struct hn_address local; /* ip unspecified: chosen by route */
     uint32_t id;             /* distinguishes senders with the same destination */
     uint8_t protocol;
-    uint8_t ttl;
+    uint8_t ttl; /* of IPv4 headers, as tos; the other two of IPv6 headers */
     uint8_t tos;
+    uint8_t hop_limit;
+    uint8_t traffic_class;
 };
 
 struct hn_flow {

@@ -238,6 +238,15 @@ uint32_t hn_stack_poll(struct hn_stack *stack, uint32_t device_index, uint32_t q
     return total;
 }
 
+void hn_stack_refill(struct hn_stack *stack)
+{
+    for (uint32_t i = 0; i < HN_DEVICES_MAX; i++) {
+        struct hn_device *device = stack->devices[i];
+        for (uint32_t queue = 0; device && queue < device->queue_count; queue++)
+            (void)device->ops->rx_burst(device, queue, NULL, 0);
+    }
+}
+
 bool hn_stack_flush(struct hn_stack *stack, uint64_t now_ns)
 {
     stack->now_ns = now_ns;

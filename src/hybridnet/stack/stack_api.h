@@ -103,7 +103,9 @@ struct hn_udp *hn_udp_open(struct hn_stack *stack, const struct hn_address *loca
                            const struct hn_address *remote, uint32_t flags, int *error);
 /* Drops what is queued and frees the endpoint. */
 void hn_udp_close(struct hn_udp *udp);
-void hn_udp_set_header(struct hn_udp *udp, uint8_t ttl, uint8_t tos);
+/* TTL and TOS of IPv4 headers, hop limit and traffic class of IPv6 ones. */
+void hn_udp_set_header(struct hn_udp *udp, uint8_t ttl, uint8_t tos, uint8_t hop_limit,
+                       uint8_t traffic_class);
 /* Bytes of frame memory that may wait to be received; what is beyond is dropped by reason. */
 void hn_udp_set_receive_limit(struct hn_udp *udp, uint32_t bytes);
 /* Connects (NULL: disconnects). */

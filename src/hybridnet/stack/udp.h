@@ -5,7 +5,8 @@
 #include "stack/flow.h"
 #include "stack/wire/udp.h"
 
-#define HN_UDP_RECEIVE_LIMIT_DEFAULT (8u << 20)
+#define HN_UDP_RECEIVE_LIMIT_DEFAULT (2u << 20) /* until the layer above says otherwise */
+#define HN_UDP_RECEIVE_MIN 16u /* datagrams that may wait also when the pool is at its reserve */
 
 struct hn_udp {
     struct hn_stack *stack;
