@@ -34,9 +34,7 @@ def resolve(address: tuple[Any, ...], *, passive: bool) -> tuple[socket.AddressF
     if not 0 <= port <= 65535:
         raise ValueError(f"a port is from 0 to 65535, not {port}")
     try:
-        found = socket.getaddrinfo(
-            host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
-        )
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         raise ValueError(
             f"{host!r} is not a numeric IPv4 or IPv6 address; resolve names first "

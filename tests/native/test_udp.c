@@ -2,8 +2,8 @@
 #include "world.h"
 
 /* Which of the endpoints a datagram goes to. */
-static struct hn_udp *found(struct world *world, const char *local, uint16_t port,
-                            const char *peer, uint16_t peer_port)
+static struct hn_udp *found(struct world *world, const char *local, uint16_t port, const char *peer,
+                            uint16_t peer_port)
 {
     struct hn_address to = world_address(local, port), from = world_address(peer, peer_port);
     return hn_udp_find(world->stack, &to, &from);
@@ -240,7 +240,7 @@ static void test_endpoint_closed_with_datagrams_in_the_graph_still_sends_them(vo
 
 static void test_datagram_over_several_frames_is_received_whole(void)
 {
-    static const size_t sizes[] = { 1749, 1750, 1751, 4000, 8972, 65507 };
+    static const size_t sizes[] = {1749, 1750, 1751, 4000, 8972, 65507};
     struct world world = world_open();
     struct hn_udp *udp = world_bind(&world, "0.0.0.0", 5, NULL, 0, 0);
     static uint8_t payload[65536], frame[65600], copy[65536];

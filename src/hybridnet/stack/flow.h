@@ -60,8 +60,7 @@ struct hn_flow *hn_flow_get(struct hn_stack *stack, const struct hn_flow_source 
 struct hn_neighbor *hn_flow_neighbor(struct hn_stack *stack, const struct hn_flow *flow);
 
 /* Path MTU by destination address, from ICMP errors. */
-void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination,
-                        uint32_t mtu);
+void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination, uint32_t mtu);
 /* Forgets what is too old; called when stack->path_mtu_expires_ns has passed. */
 void hn_flows_expire_mtu(struct hn_stack *stack);
 

@@ -43,14 +43,14 @@ struct hn_stack {
     struct hn_neighbors *neighbors;
     struct hn_flows *flows;
     uint64_t now_ns;
-    uint64_t walks;            /* flushes so far: tells whether a flow may be in the graph */
-    uint64_t local_generation; /* device, MTU and header changes; see hn_stack_generation */
+    uint64_t walks;               /* flushes so far: tells whether a flow may be in the graph */
+    uint64_t local_generation;    /* device, MTU and header changes; see hn_stack_generation */
     uint64_t path_mtu_expires_ns; /* when the first learnt path MTU has to be forgotten */
     uint32_t reserve_frames;
     uint32_t backlog_max;
     uint32_t backlog_total;
     bool kernel_path;
-    bool neighbors_wanted; /* since the layer above last looked (hn_neighbor_next_wanted) */
+    bool neighbors_wanted;     /* since the layer above last looked (hn_neighbor_next_wanted) */
     struct hn_udp *ready_head; /* endpoints with something to receive, each once */
     struct hn_udp *ready_tail;
     struct hn_device *devices[HN_DEVICES_MAX];
