@@ -4,18 +4,19 @@
      the peer    10.0.0.2      fd00::2      02:00:00:00:00:02
      default     by 10.0.0.254 and fd00::fe
 
-   Needs `// sources: stack/*.c stack/graph/*.c stack/ip/*.c devices/wire.c` in the test's head. */
+   A test is linked with all of stack/ and devices/wire.c; its head says so. */
 #ifndef HN_WORLD_H
 #define HN_WORLD_H
 
 #include <arpa/inet.h>
 
 #include "check.h"
-#include "devices/wire_api.h"
 #include "stack/udp.h"
 #include "stack/wire/ethernet.h"
 #include "stack/wire/ipv4.h"
 #include "stack/wire/ipv6.h"
+
+#include "devices/wire_api.h" /* behind the types it uses */
 
 enum { WORLD_IFINDEX = 7, WORLD_FRAMES = 2048, WORLD_BYTES = 70000 };
 
