@@ -168,8 +168,7 @@ class DatagramTransport(asyncio.DatagramTransport):
             return self._hold(data, addr)
         if number == errno.EINVAL and addr is not None:
             try:
-                # Names and broadcast spellings: the kernel socket understands them.
-                endpoint.socket.sendto(data, addr)
+                endpoint.send_respelt(data, addr)
             except BlockingIOError:
                 self._hold(data, addr)
             except OSError as error:

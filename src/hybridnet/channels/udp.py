@@ -200,10 +200,7 @@ class UdpChannel:
                 raise ValueError(f"the channel is connected to {endpoint.remote}, not {addr}")
             return self._port.send(data)
         if number == errno.EINVAL and addr is not None:
-            # Names, broadcast spellings, scopes by name: the kernel socket understands them, and
-            # refuses the rest as any socket does.
-            endpoint.socket.sendto(data, addr)
-            return None
+            return endpoint.send_respelt(data, addr)
         raise from_errno(number)
 
     def on_send_failed(self, number: int, addr: Address | None) -> None:
