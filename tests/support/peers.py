@@ -144,6 +144,10 @@ class Net:
         """Run ``ip`` for a host, with a command line as a person types it."""
         return ip("-n", host.namespace, *command.split())
 
+    def batch(self, host: Host, commands: str) -> None:
+        """Run many ``ip`` commands at once, one per line."""
+        ip("-n", host.namespace, "-batch", "-", batch=commands)
+
     def peer(
         self,
         host: Host | None = None,
