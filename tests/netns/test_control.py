@@ -6,9 +6,7 @@ import asyncio
 import socket
 
 import pytest
-from support.peers import CLIENT4, SERVER4, Net, echo, run
-
-import hybridnet
+from support.peers import Net
 
 
 @pytest.mark.both_loops

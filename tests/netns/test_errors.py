@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -205,7 +204,9 @@ async def test_kernel_program_cannot_take_the_port_of_a_channel(net: Net, mode: 
 
 async def test_address_of_another_machine_is_not_available(net: Net, mode: str) -> None:
     async with net.stack(mode=mode) as stack:
-        with pytest.raises(hybridnet.AddressNotAvailable, match=r"not an address of this") as caught:
+        with pytest.raises(
+            hybridnet.AddressNotAvailable, match=r"not an address of this"
+        ) as caught:
             await stack.open_udp((CLIENT4, 9000))
         one_sentence(caught.value)
 
@@ -332,7 +333,9 @@ def unprivileged(mode: str, *without: str) -> dict[str, object]:
     return dict(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("missing", [(), ("net_admin", "sys_admin"), ("net_raw",), ("bpf", "sys_admin")])
+@pytest.mark.parametrize(
+    "missing", [(), ("net_admin", "sys_admin"), ("net_raw",), ("bpf", "sys_admin")]
+)
 def test_auto_serves_by_the_kernel_without_privileges(net: Net, missing: tuple[str, ...]) -> None:
     report = unprivileged("auto", *missing)
     assert report["mode"] == "kernel"
@@ -340,7 +343,9 @@ def test_auto_serves_by_the_kernel_without_privileges(net: Net, missing: tuple[s
     assert "CAP_" in " ".join(report["reasons"])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("missing", [(), ("net_admin", "sys_admin"), ("net_raw",), ("bpf", "sys_admin")])
+@pytest.mark.parametrize(
+    "missing", [(), ("net_admin", "sys_admin"), ("net_raw",), ("bpf", "sys_admin")]
+)
 def test_explicit_mode_names_the_missing_capability(net: Net, missing: tuple[str, ...]) -> None:
     report = unprivileged("native", *missing)
     assert report["error"] == "PermissionMissing", report
