@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hybridnet._native import Port, ffi, lib
-from hybridnet.addresses import Address, Data, resolve, to_native
+from hybridnet.addresses import Address, Data, resolve, respell, to_native
 from hybridnet.channels.kernel_socket import SocketOptions, drain_errors, open_socket
 from hybridnet.errors import ChannelClosed, HybridnetError, from_errno
 from hybridnet.stack.core import Udp
@@ -216,6 +216,21 @@ class Endpoint:
             if error.path_mtu and error.destination is not None:
                 self.stack.learn_path_mtu(error.destination, error.path_mtu)
         return numbers
+
+    def send_respelt(self, data: Data, addr: Address) -> None:
+        """Send to an address that the native side does not know as one.
+
+        Raises: what a socket raises, as the package's exceptions.
+        """
+        plain = respell(addr, self.socket.family)
+        if plain is not None:
+            return self.port.send(data, plain)
+        try:
+            self.socket.sendto(data, addr)
+        except socket.gaierror:
+            raise
+        except OSError as error:
+            raise from_errno(error.errno or errno.EINVAL) from None
 
     # Options that both paths share.
 
