@@ -48,11 +48,6 @@ class Driver:
         self._closed = False
         self._fds: dict[int, list[int]] = {}
         self._writable_waiters: set[asyncio.Future[None]] = set()
-        # Kernel sockets are watched through an epoll of the stack's own: libuv stops polling a
-        # descriptor for good once it has an error to report, such as an ICMP error's.
-        self._epoll = select.epoll()
-        self._sockets: dict[int, Callable[[], object]] = {}
-        loop.add_reader(self._epoll.fileno(), self._on_sockets)
         self._full_sockets: set[int] = set()
         self._deaf_sockets: set[int] = set()
         self._retrying = False
@@ -84,23 +79,6 @@ class Driver:
         """Stop polling a device; before its sockets are closed."""
         for fd in self._fds.pop(index, ()):
             self._loop.remove_reader(fd)
-
-    def add_socket(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call back whenever a kernel socket has a datagram or an error."""
-        self._epoll.register(fd, select.EPOLLIN)
-        self._sockets[fd] = callback
-
-    def remove_socket(self, fd: int) -> None:
-        """Watch a kernel socket no longer; before it is closed."""
-        if self._sockets.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-        self._forget_full(fd)
-
-    def _on_sockets(self) -> None:
-        for fd, _ in self._epoll.poll(0, _EVENTS_MAX):
-            callback = self._sockets.get(fd)  # closed by an earlier one's callback: gone
-            if callback is not None:
-                callback()
 
     def _schedule(self, later: bool) -> None:
         if not later:
@@ -246,8 +224,6 @@ class Driver:
         self._closed = True
         for index in list(self._fds):
             self.remove_device(index)
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
         self.wake_senders()  # they find their channels closed
         self._blocked.clear()
         self._loop.remove_reader(self._epoll.fileno())

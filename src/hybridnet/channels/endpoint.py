@@ -192,11 +192,15 @@ class Endpoint:
             self.owner.on_error(from_errno(each, f"{self._peer_text()}: {_reason(each)}"))
 
     def send_as_socket(self, data: Data, addr: Address) -> None:
-        """Send by the kernel socket's own understanding of an address (names, "<broadcast>").
+        """Send to an address that the native side does not know as one: as a socket would.
 
         May block for a name server, as ``socket.sendto`` does.  Raises: HybridnetError.
         TypeError: not an address.
         """
+        plain = respell(addr, self.socket.family)
+        if plain is not None:
+            self.port.send(data, plain)
+            return
         try:
             self.socket.sendto(data, addr)
         except socket.gaierror as error:
@@ -216,21 +220,6 @@ class Endpoint:
             if error.path_mtu and error.destination is not None:
                 self.stack.learn_path_mtu(error.destination, error.path_mtu)
         return numbers
-
-    def send_respelt(self, data: Data, addr: Address) -> None:
-        """Send to an address that the native side does not know as one.
-
-        Raises: what a socket raises, as the package's exceptions.
-        """
-        plain = respell(addr, self.socket.family)
-        if plain is not None:
-            return self.port.send(data, plain)
-        try:
-            self.socket.sendto(data, addr)
-        except socket.gaierror:
-            raise
-        except OSError as error:
-            raise from_errno(error.errno or errno.EINVAL) from None
 
     # Options that both paths share.
 

@@ -287,11 +287,6 @@ class Watcher:
         if not (self._dumping or self._replaying):
             self._burst_done()
 
-    def _watch_again(self, monitor: socket.socket) -> None:
-        """Undo what libuv does, which polls a socket no more once it had an error to report."""
-        self._remove_reader(monitor)
-        self._running_loop().add_reader(monitor.fileno(), self._on_monitor)
-
     def _receive(self, sock: socket.socket) -> int:
         """Return the length of the next buffer of messages, 0 to skip it.
 
