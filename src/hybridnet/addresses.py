@@ -53,13 +53,16 @@ def respell(address: object, family: int) -> Address | None:
 
     Those are a scope by name (``fe80::1%eth0``) and ``<broadcast>``.  Never asks a name server.
     """
-    if not isinstance(address, tuple) or len(address) < 2:
+    if not isinstance(address, tuple):
         return None
-    host: Any = "255.255.255.255" if address[0] == "<broadcast>" else address[0]
+    items = cast("tuple[Any, ...]", address)
+    if len(items) < 2:
+        return None
+    host = "255.255.255.255" if items[0] == "<broadcast>" else items[0]
     try:
         infos = socket.getaddrinfo(
             host,
-            address[1],
+            items[1],
             family=family,
             type=socket.SOCK_DGRAM,
             flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
