@@ -55,7 +55,7 @@ def respell(address: object, family: int) -> Address | None:
     """
     if not isinstance(address, tuple):
         return None
-    items = cast("tuple[Any, ...]", address)
+    items: tuple[Any, ...] = address
     if len(items) < 2:
         return None
     host = "255.255.255.255" if items[0] == "<broadcast>" else items[0]

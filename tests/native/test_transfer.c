@@ -96,7 +96,8 @@ static struct rig rig_open(void)
     CHECK(rig.kernel);
     rig.queue = &hn_xsk_of(rig.device)->queues[1]; /* queue 0 stays closed */
     rig.queue->fd = open("/dev/null", O_RDWR);
-    CHECK(rig.queue->fd >= 0);
+    rig.queue->tx_fd = open("/dev/null", O_RDWR);
+    CHECK(rig.queue->fd >= 0 && rig.queue->tx_fd >= 0);
     rig.queue->lent_max = LENT;
     join(&rig.queue->fill, &rig.kernel->fill, rig.kernel->cursors[0], rig.kernel->fill_entries);
     join(&rig.queue->rx, &rig.kernel->rx, rig.kernel->cursors[1], rig.kernel->rx_entries);
@@ -364,6 +365,7 @@ static void test_flush_gives_up_on_a_kernel_that_does_not_move(void)
 static void test_flush_leaves_a_driver_alone_that_is_at_it(void)
 {
     struct rig rig = rig_open();
+    rig.queue->zero_copy = true;
     struct hn_frame *frame = packet_of(&rig, 1);
     rig.kernel->cursors[2][2] = 0;
     CHECK_EQUAL(hn_xsk_tx_burst(rig.device, 1, &frame, 1), 1);

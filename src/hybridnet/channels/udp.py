@@ -91,7 +91,7 @@ class UdpChannel:
             held = self._port.receive_lease(max)
             if held is None:
                 return DatagramBatch(b"", b"")
-            return DatagramBatch(b"", held.descriptors(), held)
+            return DatagramBatch(b"", None, held)
         received = self._port.receive_batch(max)
         return DatagramBatch(*received) if received else DatagramBatch(b"", b"")
 
