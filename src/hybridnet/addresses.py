@@ -48,15 +48,14 @@ def resolve(address: tuple[Any, ...], *, passive: bool) -> tuple[socket.AddressF
     return socket.AF_INET, (str(sockaddr[0]), port)
 
 
-def respell(address: object, family: int) -> Address | None:
+def respell(address: Any, family: int) -> Address | None:
     """Return the plain tuple for a spelling that only the socket module knows; None: no other.
 
     Those are a scope by name (``fe80::1%eth0``) and ``<broadcast>``.  Never asks a name server.
     """
-    if not isinstance(address, tuple):
-        return None
-    items: tuple[Any, ...] = address
-    if len(items) < 2:
+    try:
+        items = (address[0], address[1])
+    except (TypeError, LookupError):
         return None
     host = "255.255.255.255" if items[0] == "<broadcast>" else items[0]
     try:
