@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", f"{MAY_SKIP}: needs a device that CI has not; may be skipped there too"
     )
+    config.addinivalue_line("markers", "both_loops: runs on uvloop and on asyncio's own loop")
 
 
 def _as_failure(report: Any) -> None:

@@ -23,14 +23,14 @@ static void fill(uint8_t *data, size_t length, uint64_t *seed)
 
 static void test_example_of_rfc_1071_section_3(void)
 {
-    static const uint8_t data[] = { 0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7 };
+    static const uint8_t data[] = {0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7};
     CHECK_EQUAL(folded_be(hn_checksum_add(0, data, sizeof data)), 0xddf2);
 }
 
 static void test_header_with_its_checksum_sums_to_ones(void)
 {
-    uint8_t header[20] = { 0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0,    0,
-                           0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7 };
+    uint8_t header[20] = {0x45, 0, 0,    0x73, 0, 0, 0x40, 0,    0x40, 0x11,
+                          0,    0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0,    0xc7};
     uint16_t sum = (uint16_t)~hn_checksum_fold(hn_checksum_add(0, header, sizeof header));
     memcpy(header + 10, &sum, sizeof sum);
     CHECK(header[10] == 0xb8 && header[11] == 0x61);
@@ -96,10 +96,10 @@ static void test_pieces_of_any_length_sum_as_the_whole(void)
 
 static void test_pseudo_header_is_that_of_rfc_768_and_rfc_8200(void)
 {
-    uint8_t v4[12] = { 10, 0, 0, 1, 10, 0, 0, 2, 0, 17, 0x12, 0x34 };
+    uint8_t v4[12] = {10, 0, 0, 1, 10, 0, 0, 2, 0, 17, 0x12, 0x34};
     CHECK_EQUAL(folded_be(hn_checksum_pseudo(v4, v4 + 4, 4, 17, 0x1234)), reference(v4, 12));
-    uint8_t v6[40] = { [0] = 0xfd, [15] = 1, [16] = 0xfd, [31] = 2, [33] = 1,
-                       [34] = 0x12, [35] = 0x34, [39] = 17 };
+    uint8_t v6[40] = {
+        [0] = 0xfd, [15] = 1, [16] = 0xfd, [31] = 2, [33] = 1, [34] = 0x12, [35] = 0x34, [39] = 17};
     CHECK_EQUAL(folded_be(hn_checksum_pseudo(v6, v6 + 16, 16, 17, 0x11234)), reference(v6, 40));
 }
 

@@ -28,8 +28,8 @@ static void make_guard(void)
     CHECK_EQUAL(mprotect(guard, page, PROT_NONE), 0);
 }
 
-static const uint8_t V4_SOURCE[16] = { 10, 0, 0, 2 }, V4_DESTINATION[16] = { 10, 0, 0, 1 };
-static const uint8_t V6_SOURCE[16] = { 0xfd, [15] = 2 }, V6_DESTINATION[16] = { 0xfd, [15] = 1 };
+static const uint8_t V4_SOURCE[16] = {10, 0, 0, 2}, V4_DESTINATION[16] = {10, 0, 0, 1};
+static const uint8_t V6_SOURCE[16] = {0xfd, [15] = 2}, V6_DESTINATION[16] = {0xfd, [15] = 1};
 
 static void seal(uint8_t *header, uint32_t header_bytes)
 {
@@ -58,7 +58,7 @@ static enum hn_ipv4_fault parse_ipv4(const uint8_t *packet, uint32_t length, str
 
 static void test_ethernet_is_cut_short_at_every_length(void)
 {
-    uint8_t frame[22] = { [12] = 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 0x86, 0xdd };
+    uint8_t frame[22] = {[12] = 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 0x86, 0xdd};
     uint16_t type = 0;
     for (uint32_t length = 0; length < sizeof frame; length++)
         CHECK_EQUAL(hn_ethernet_parse(flush_against_guard(frame, length), length, &type), 0);
@@ -68,13 +68,13 @@ static void test_ethernet_is_cut_short_at_every_length(void)
 
 static void test_ethernet_takes_none_one_and_two_tags_and_no_third(void)
 {
-    uint8_t frame[26] = { [12] = 0x08, 0 };
+    uint8_t frame[26] = {[12] = 0x08, 0};
     uint16_t type = 0;
     CHECK_EQUAL(hn_ethernet_parse(frame, sizeof frame, &type), 14);
-    memcpy(frame + 12, (uint8_t[]){ 0x81, 0, 0, 7, 0x08, 0 }, 6);
+    memcpy(frame + 12, (uint8_t[]){0x81, 0, 0, 7, 0x08, 0}, 6);
     CHECK_EQUAL(hn_ethernet_parse(frame, sizeof frame, &type), 18);
     CHECK_EQUAL(type, HN_ETHERTYPE_IPV4);
-    memcpy(frame + 12, (uint8_t[]){ 0x81, 0, 0, 7, 0x81, 0, 0, 8, 0x81, 0, 0, 9, 8, 0 }, 14);
+    memcpy(frame + 12, (uint8_t[]){0x81, 0, 0, 7, 0x81, 0, 0, 8, 0x81, 0, 0, 9, 8, 0}, 14);
     CHECK_EQUAL(hn_ethernet_parse(frame, sizeof frame, &type), 0);
 }
 
@@ -144,8 +144,8 @@ static void test_ipv4_fragments_are_known_and_dont_fragment_is_none(void)
     static const struct {
         uint16_t field;
         bool fragment;
-    } cases[] = { { 0, false },     { 0x4000, false }, { 0x8000, false }, { 0x2000, true },
-                  { 0x0001, true }, { 0x1fff, true },  { 0x6000, true } };
+    } cases[] = {{0, false},     {0x4000, false}, {0x8000, false}, {0x2000, true},
+                 {0x0001, true}, {0x1fff, true},  {0x6000, true}};
     uint8_t packet[64];
     struct hn_ipv4 ip;
     uint32_t length = make_ipv4(packet, 0, 8);
@@ -181,7 +181,7 @@ static void test_ipv6_is_cut_short_at_every_length(void)
 {
     uint8_t packet[64];
     struct hn_ipv6 ip;
-    uint32_t length = make_ipv6(packet, 17, (uint8_t[8]){ 0 }, 8);
+    uint32_t length = make_ipv6(packet, 17, (uint8_t[8]){0}, 8);
     for (uint32_t cut = 0; cut < length; cut++)
         CHECK_EQUAL(parse_ipv6(packet, cut, &ip),
                     cut < 40 ? HN_IPV6_TRUNCATED : HN_IPV6_BAD_LENGTH);
@@ -193,16 +193,16 @@ static void test_ipv6_is_cut_short_at_every_length(void)
 
 static void test_ipv6_padding_behind_the_payload_is_not_part_of_it(void)
 {
-    uint8_t packet[80] = { 0 };
+    uint8_t packet[80] = {0};
     struct hn_ipv6 ip;
-    make_ipv6(packet, 60, (uint8_t[8]){ 17, 1 }, 8); /* claims 16 bytes, of which 8 are padding */
+    make_ipv6(packet, 60, (uint8_t[8]){17, 1}, 8); /* claims 16 bytes, of which 8 are padding */
     CHECK_EQUAL(parse_ipv6(packet, sizeof packet, &ip), HN_IPV6_BAD_EXTENSION);
 }
 
 static void test_ipv6_extension_chain_is_cut_short_at_every_length(void)
 {
     /* Hop-by-hop with PadN, destination options of 16 bytes, used-up routing, then UDP. */
-    static const uint8_t chain[40] = { 60, 0, 1, 4, 0, 0, 0, 0, 43, 1,  1, 12, [24] = 17, [26] = 2 };
+    static const uint8_t chain[40] = {60, 0, 1, 4, 0, 0, 0, 0, 43, 1, 1, 12, [24] = 17, [26] = 2};
     uint8_t packet[128];
     struct hn_ipv6 ip;
     uint32_t length = make_ipv6(packet, 0, chain, sizeof chain);
@@ -218,10 +218,10 @@ static void test_ipv6_extension_chain_is_cut_short_at_every_length(void)
 
 static void test_ipv6_takes_eight_extension_headers_and_not_nine(void)
 {
-    uint8_t chain[10 * 8] = { 0 };
+    uint8_t chain[10 * 8] = {0};
     struct hn_ipv6 ip;
     for (uint32_t i = 0; i < 10; i++)
-        memcpy(chain + 8 * i, (uint8_t[]){ 60, 0, 1, 4, 0, 0, 0, 0 }, 8);
+        memcpy(chain + 8 * i, (uint8_t[]){60, 0, 1, 4, 0, 0, 0, 0}, 8);
     chain[7 * 8] = 17;
     CHECK_EQUAL(parse_chain(60, chain, sizeof chain, &ip), HN_IPV6_OK);
     CHECK_EQUAL(ip.header_bytes, 40 + 64);
@@ -232,7 +232,7 @@ static void test_ipv6_takes_eight_extension_headers_and_not_nine(void)
 
 static void test_ipv6_hop_by_hop_options_come_first_or_not_at_all(void)
 {
-    static const uint8_t chain[24] = { 0, 0, 1, 4, [8] = 17, 0, 1, 4 };
+    static const uint8_t chain[24] = {0, 0, 1, 4, [8] = 17, 0, 1, 4};
     struct hn_ipv6 ip;
     CHECK_EQUAL(parse_chain(60, chain, sizeof chain, &ip), HN_IPV6_BAD_EXTENSION);
     CHECK_EQUAL(parse_chain(0, chain, sizeof chain, &ip), HN_IPV6_BAD_EXTENSION);
@@ -240,7 +240,7 @@ static void test_ipv6_hop_by_hop_options_come_first_or_not_at_all(void)
 
 static void test_ipv6_routing_header_with_segments_left_does_not_pass(void)
 {
-    uint8_t chain[16] = { 17, 0, 0, 1 };
+    uint8_t chain[16] = {17, 0, 0, 1};
     struct hn_ipv6 ip;
     CHECK_EQUAL(parse_chain(43, chain, sizeof chain, &ip), HN_IPV6_BAD_EXTENSION);
     chain[3] = 0;
@@ -249,7 +249,7 @@ static void test_ipv6_routing_header_with_segments_left_does_not_pass(void)
 
 static void test_ipv6_fragment_header_is_told_wherever_it_stands(void)
 {
-    static const uint8_t chain[24] = { 44, 0, 1, 4, [8] = 17 };
+    static const uint8_t chain[24] = {44, 0, 1, 4, [8] = 17};
     struct hn_ipv6 ip;
     CHECK_EQUAL(parse_chain(44, chain, sizeof chain, &ip), HN_IPV6_FRAGMENT);
     CHECK_EQUAL(parse_chain(60, chain, sizeof chain, &ip), HN_IPV6_FRAGMENT);
@@ -261,21 +261,21 @@ static void test_ipv6_unknown_option_passes_only_when_its_type_allows(void)
         uint8_t bytes[6];
         bool passes;
     } cases[] = {
-        { { 0, 0, 0, 0, 0, 0 }, true },     /* Pad1 alone */
-        { { 1, 4, 0, 0, 0, 0 }, true },     /* PadN */
-        { { 5, 2, 0, 0, 0, 0 }, true },     /* router alert, Pad1 */
-        { { 0x1e, 4, 1, 2, 3, 4 }, true },  /* unknown: skip */
-        { { 0x5e, 4, 1, 2, 3, 4 }, false }, /* unknown: discard */
-        { { 0x9e, 4, 1, 2, 3, 4 }, false }, /* unknown: discard, tell */
-        { { 0xc2, 4, 0, 1, 0, 0 }, false }, /* jumbo payload */
-        { { 1, 5, 0, 0, 0, 0 }, false },    /* longer than the header */
-        { { 1, 255, 0, 0, 0, 0 }, false },
-        { { 1, 3, 0, 0, 0, 1 }, false },    /* length of the last one is missing */
-        { { 0, 0, 0, 0, 0, 1 }, false },
+        {{0, 0, 0, 0, 0, 0}, true},     /* Pad1 alone */
+        {{1, 4, 0, 0, 0, 0}, true},     /* PadN */
+        {{5, 2, 0, 0, 0, 0}, true},     /* router alert, Pad1 */
+        {{0x1e, 4, 1, 2, 3, 4}, true},  /* unknown: skip */
+        {{0x5e, 4, 1, 2, 3, 4}, false}, /* unknown: discard */
+        {{0x9e, 4, 1, 2, 3, 4}, false}, /* unknown: discard, tell */
+        {{0xc2, 4, 0, 1, 0, 0}, false}, /* jumbo payload */
+        {{1, 5, 0, 0, 0, 0}, false},    /* longer than the header */
+        {{1, 255, 0, 0, 0, 0}, false},
+        {{1, 3, 0, 0, 0, 1}, false}, /* length of the last one is missing */
+        {{0, 0, 0, 0, 0, 1}, false},
     };
     struct hn_ipv6 ip;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        uint8_t chain[16] = { 17, 0 };
+        uint8_t chain[16] = {17, 0};
         memcpy(chain + 2, cases[i].bytes, 6);
         enum hn_ipv6_fault wanted = cases[i].passes ? HN_IPV6_OK : HN_IPV6_BAD_EXTENSION;
         CHECK_EQUAL(parse_chain(0, chain, sizeof chain, &ip), wanted);

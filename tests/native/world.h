@@ -20,8 +20,8 @@
 
 enum { WORLD_IFINDEX = 7, WORLD_FRAMES = 2048, WORLD_BYTES = 70000 };
 
-static const uint8_t WORLD_MAC[6] = { 2, 0, 0, 0, 0, 1 };
-static const uint8_t WORLD_PEER_MAC[6] = { 2, 0, 0, 0, 0, 2 };
+static const uint8_t WORLD_MAC[6] = {2, 0, 0, 0, 0, 1};
+static const uint8_t WORLD_PEER_MAC[6] = {2, 0, 0, 0, 0, 2};
 
 struct world {
     struct hn_stack *stack;
@@ -33,7 +33,7 @@ struct world {
 
 static inline struct hn_address world_address(const char *text, uint16_t port)
 {
-    struct hn_address address = { .port = port };
+    struct hn_address address = {.port = port};
     address.family = strchr(text, ':') ? HN_FAMILY_IPV6 : HN_FAMILY_IPV4;
     CHECK_EQUAL(inet_pton(address.family == HN_FAMILY_IPV6 ? AF_INET6 : AF_INET, text, address.ip),
                 1);
@@ -49,13 +49,13 @@ static inline struct hn_route world_route(const char *prefix, struct hn_nexthop 
     char *slash = strchr(text, '/');
     *slash = '\0';
     struct hn_address to = world_address(text, 0);
-    *hop = (struct hn_nexthop){ .ifindex = ifindex, .weight = 1 };
+    *hop = (struct hn_nexthop){.ifindex = ifindex, .weight = 1};
     if (gateway) {
         struct hn_address via = world_address(gateway, 0);
         memcpy(hop->gateway, via.ip, sizeof hop->gateway);
         hop->gateway_family = via.family;
     }
-    struct hn_route route = { .type = HN_ROUTE_UNICAST, .nexthops = hop, .nexthop_count = 1 };
+    struct hn_route route = {.type = HN_ROUTE_UNICAST, .nexthops = hop, .nexthop_count = 1};
     memcpy(route.key.destination, to.ip, sizeof to.ip);
     route.key.family = to.family;
     route.key.prefix_bits = (uint8_t)atoi(slash + 1);
@@ -90,22 +90,22 @@ static inline void world_set_neighbor(struct world *world, const char *ip, uint8
 
 static inline struct hn_stack_config world_config(void)
 {
-    return (struct hn_stack_config){ .frame_count = WORLD_FRAMES,
-                                     .frame_bytes = 2048,
-                                     .reserve_frames = 64,
-                                     .neighbors_max = 64,
-                                     .flows_max = 64,
-                                     .backlog_max = 256 };
+    return (struct hn_stack_config){.frame_count = WORLD_FRAMES,
+                                    .frame_bytes = 2048,
+                                    .reserve_frames = 64,
+                                    .neighbors_max = 64,
+                                    .flows_max = 64,
+                                    .backlog_max = 256};
 }
 
 static inline void world_set_addresses(struct world *world)
 {
     struct hn_local_address list[3] = {
-        { .ifindex = WORLD_IFINDEX, .family = HN_FAMILY_IPV4, .prefix_bits = 24 },
-        { .ifindex = WORLD_IFINDEX, .family = HN_FAMILY_IPV6, .prefix_bits = 64 },
-        { .ifindex = WORLD_IFINDEX, .family = HN_FAMILY_IPV6, .prefix_bits = 64, .scope = 253 },
+        {.ifindex = WORLD_IFINDEX, .family = HN_FAMILY_IPV4, .prefix_bits = 24},
+        {.ifindex = WORLD_IFINDEX, .family = HN_FAMILY_IPV6, .prefix_bits = 64},
+        {.ifindex = WORLD_IFINDEX, .family = HN_FAMILY_IPV6, .prefix_bits = 64, .scope = 253},
     };
-    static const char *const texts[3] = { "10.0.0.1", "fd00::1", "fe80::1" };
+    static const char *const texts[3] = {"10.0.0.1", "fd00::1", "fe80::1"};
     for (size_t i = 0; i < 3; i++) {
         struct hn_address address = world_address(texts[i], 0);
         memcpy(list[i].ip, address.ip, sizeof list[i].ip);
@@ -117,7 +117,7 @@ static inline void world_set_addresses(struct world *world)
 static inline struct world world_open_with(const struct hn_stack_config *config)
 {
     int error = 0;
-    struct world world = { .now_ns = 1000 };
+    struct world world = {.now_ns = 1000};
     world.stack = hn_stack_create(config, &error);
     CHECK(world.stack && error == 0);
     world.wire = hn_wire_create(world.stack, WORLD_IFINDEX, 1500, WORLD_MAC, false);
@@ -183,8 +183,7 @@ static inline size_t world_build(uint8_t *frame, const char *from, uint16_t from
     uint8_t *ip = frame + HN_ETHERNET_BYTES;
     uint8_t *udp = ip + (v4 ? HN_IPV4_BYTES : HN_IPV6_BYTES);
     if (v4)
-        hn_ipv4_emit(ip, source.ip, destination.ip, 17, 0, 64,
-                     (uint16_t)(HN_IPV4_BYTES + length));
+        hn_ipv4_emit(ip, source.ip, destination.ip, 17, 0, 64, (uint16_t)(HN_IPV4_BYTES + length));
     else
         hn_ipv6_emit(ip, source.ip, destination.ip, 17, 0, 64, length);
     hn_udp_emit(udp, from_port, to_port, length, 0);

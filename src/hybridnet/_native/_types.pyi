@@ -5,6 +5,7 @@ from collections.abc import Callable
 Address = tuple[str, int] | tuple[str, int, int, int]
 
 class Engine:
+    blocked: bool
     def __init__(
         self,
         stack: int,
@@ -50,7 +51,7 @@ class Port:
     def receive_batch(self, max: int, /) -> tuple[bytes, bytes] | None: ...
     def receive_lease(self, max: int, /) -> Lease | None: ...
     def send_batch(
-        self, payloads: bytes | bytearray | memoryview | Lease, descriptors: bytes | bytearray | memoryview, start: int, /
+        self, payloads: bytes | Lease, descriptors: bytes, start: int, /
     ) -> tuple[int, int]: ...
     def kernel_turn(self, max: int, /) -> int: ...
     def close(self) -> None: ...

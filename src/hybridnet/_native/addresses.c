@@ -2,7 +2,6 @@
 #include "_native/burst.h"
 
 #include <arpa/inet.h>
-#include <net/if.h>
 
 static uint32_t slot_of_address(const struct hn_address *address)
 {
@@ -41,7 +40,7 @@ static void remember_tuple(struct hn_address_cache *cache, PyObject *tuple,
 
 static PyObject *make_tuple(const HnPort *port, const struct hn_address *address)
 {
-    char text[INET6_ADDRSTRLEN + 8 + IF_NAMESIZE] = "";
+    char text[INET6_ADDRSTRLEN] = "";
     if (address->family == HN_FAMILY_IPV4) {
         size_t prefix = 0;
         if (port->is_ipv6) {
@@ -50,15 +49,8 @@ static PyObject *make_tuple(const HnPort *port, const struct hn_address *address
         }
         inet_ntop(AF_INET, address->ip, text + prefix, INET_ADDRSTRLEN);
     } else {
+        /* As the socket module writes it: the scope is in the last field only. */
         inet_ntop(AF_INET6, address->ip, text, INET6_ADDRSTRLEN);
-        /* As getnameinfo, and so the socket module, writes it: fe80::1%eth0. */
-        if (address->scope_id) {
-            char name[IF_NAMESIZE];
-            if (if_indextoname(address->scope_id, name)) {
-                size_t used = strlen(text);
-                snprintf(text + used, sizeof text - used, "%%%s", name);
-            }
-        }
     }
     if (port->is_ipv6)
         return Py_BuildValue("(siiI)", text, (int)address->port, 0, address->scope_id);
@@ -94,7 +86,7 @@ static bool parse_host(const HnPort *port, const char *host, struct hn_address *
         return inet_pton(AF_INET, host, out->ip) == 1;
     }
     uint8_t ip[16];
-    static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
+    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
     if (inet_pton(AF_INET6, host, ip) != 1)
         return false;
     if (memcmp(ip, mapped, sizeof mapped) == 0) {

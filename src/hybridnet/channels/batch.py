@@ -41,7 +41,7 @@ def _pack(offset: int, length: int, address: Address | None) -> bytes:
     if address is None:
         return _DESCRIPTOR.pack(offset, length, bytes(16), 0, 0, 0, 0, 0)
     host = address[0].partition("%")[0]
-    scope = address[3] if len(address) > 3 else 0  # type: ignore[misc]
+    scope = address[3] if len(address) > 3 else 0
     if ":" not in host:
         ip, family = socket.inet_pton(socket.AF_INET, host), 4
     else:
@@ -161,7 +161,7 @@ class DatagramBatch:
         if self._lease is not None and self._lease.released:
             raise LeaseReleased
 
-    def _native(self) -> tuple[bytes | Lease, bytes]:
+    def native(self) -> tuple[bytes | Lease, bytes]:
         """What Port.send_batch takes."""
         self._check()
         return (self._payloads if self._lease is None else self._lease), self._table

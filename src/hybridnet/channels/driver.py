@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from hybridnet.xsk.device import XskDevice
 
 _log = logging.getLogger("hybridnet")
+
+_SOCKETS_PER_TURN = 64
 
 _RETRY_S = 0.001
 """After a flush that the devices could not take whole; long enough not to spin on a dead link."""
@@ -45,7 +48,13 @@ class Driver:
         self._closed = False
         self._fds: dict[int, list[int]] = {}
         self._writable_waiters: set[asyncio.Future[None]] = set()
+        self._full_sockets: set[int] = set()
+        self._deaf_sockets: set[int] = set()
+        self._retrying = False
         self._blocked: dict[int, Endpoint] = {}
+        self._sockets: dict[int, Endpoint] = {}
+        self._epoll = select.epoll()
+        loop.add_reader(self._epoll.fileno(), self._on_sockets)
         self.engine = Engine(
             core.disown(),
             self._schedule,
@@ -72,10 +81,16 @@ class Driver:
             self._loop.remove_reader(fd)
 
     def _schedule(self, later: bool) -> None:
-        if later:
-            self._loop.call_later(_RETRY_S, self.engine.flush)
-        else:
+        if not later:
             self._loop.call_soon(self.engine.flush)
+        elif not self._retrying:
+            self._retrying = True
+            self._loop.call_later(_RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retrying = False
+        if not self._closed:
+            self.engine.flush()
 
     def _report(self, exception: BaseException, owner: object) -> None:
         self._loop.call_exception_handler(
@@ -85,6 +100,11 @@ class Driver:
                 "transport" if isinstance(owner, asyncio.BaseTransport) else "channel": owner,
             }
         )
+
+    def deliver(self) -> None:
+        """Hand over what waits already; for a protocol that starts to listen."""
+        if not self._closed:
+            self.engine.deliver()
 
     # Busy polling: as long as packets keep coming, every turn of the loop spins for a moment.
 
@@ -98,7 +118,11 @@ class Driver:
         busy = self._busy
         if self._closed or busy is None:
             return
-        received = self.engine.spin(self._burst, busy.spin_us * 1000)
+        try:
+            received = self.engine.spin(self._burst, busy.spin_us * 1000)
+        except BaseException:
+            self._spinning = False  # the readers may start it again
+            raise
         now = time.monotonic()
         if received:
             self._last_packet = now
@@ -113,41 +137,97 @@ class Driver:
     def wait_writable(self) -> asyncio.Future[None]:
         """Return a future that is done when a held-back sender may go on."""
         future: asyncio.Future[None] = self._loop.create_future()
+        if not self.engine.blocked and not self._full_sockets:
+            future.set_result(None)  # it was made room meanwhile, and nobody would tell again
+            return future
         self._writable_waiters.add(future)
         future.add_done_callback(self._writable_waiters.discard)
         self._schedule(True)
         return future
 
-    def _on_writable(self) -> None:
+    def wake_senders(self) -> None:
+        """Let all that wait for room look again: there is some, or their channel was closed."""
         for future in list(self._writable_waiters):
             if not future.done():
                 future.set_result(None)
+
+    def _on_writable(self) -> None:
+        self.wake_senders()
         blocked, self._blocked = self._blocked, {}
         for endpoint in blocked.values():
-            endpoint.owner.on_writable()
+            try:
+                endpoint.owner.on_writable()
+            except Exception as error:
+                self._report(error, endpoint.owner)
 
     def call_when_writable(self, endpoint: Endpoint) -> None:
         """Call the owner's ``on_writable`` once when there is room again."""
         self._blocked[id(endpoint)] = endpoint
         self._schedule(True)
 
-    def _on_kernel_full(self, fd: int) -> None:
-        def flush() -> None:
-            self._loop.remove_writer(fd)
-            self.engine.flush()
-            self._on_writable()
+    # Kernel sockets.  They hang on an epoll of our own, and that on the loop: a socket with an
+    # entry in its error queue polls as POLLERR, and libuv, hence uvloop, drops it for that.
 
-        self._loop.add_writer(fd, flush)
+    def add_socket(self, endpoint: Endpoint) -> None:
+        """Receive from an endpoint's kernel socket from now on."""
+        fd = endpoint.socket.fileno()
+        self._sockets[fd] = endpoint
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def remove_socket(self, endpoint: Endpoint) -> None:
+        """Stop receiving; before the socket is closed."""
+        fd = endpoint.socket.fileno()
+        if self._sockets.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+        self._full_sockets.discard(fd)
+        self._deaf_sockets.discard(fd)
+
+    def _listen(self, fd: int) -> None:
+        events = 0 if fd in self._deaf_sockets else select.EPOLLIN
+        if fd in self._full_sockets:
+            events |= select.EPOLLOUT
+        self._epoll.modify(fd, events)
+
+    def _on_sockets(self) -> None:
+        for fd, events in self._epoll.poll(0, _SOCKETS_PER_TURN):
+            endpoint = self._sockets.get(fd)
+            if endpoint is None:
+                continue  # closed by a callback of the one before
+            if events & select.EPOLLOUT:
+                self._full_sockets.discard(fd)
+                self._listen(fd)
+                self.engine.flush()
+                self._on_writable()
+            if events & ~select.EPOLLOUT and not endpoint.is_closed:
+                endpoint.on_kernel_readable()
+
+    def rest(self, endpoint: Endpoint) -> None:
+        """There are no frames to receive into: look at this socket again a little later."""
+        fd = endpoint.socket.fileno()
+        self._deaf_sockets.add(fd)
+        self._listen(fd)
+
+        def listen_again() -> None:
+            if self._sockets.get(fd) is endpoint:
+                self._deaf_sockets.discard(fd)
+                self._listen(fd)
+
+        self._loop.call_later(_RETRY_S, listen_again)
+
+    def _on_kernel_full(self, fd: int) -> None:
+        if fd in self._sockets and fd not in self._full_sockets:
+            self._full_sockets.add(fd)
+            self._listen(fd)
 
     def close(self) -> None:
         """Stop polling; the engine goes with its last lease."""
         self._closed = True
         for index in list(self._fds):
             self.remove_device(index)
-        for future in list(self._writable_waiters):
-            if not future.done():
-                future.cancel()
+        self.wake_senders()  # they find their channels closed
         self._blocked.clear()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
 
 
 def _on_failure(owner: object, number: int, address: object) -> None:

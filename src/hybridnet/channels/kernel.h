@@ -24,14 +24,17 @@ int hn_kernel_receive(struct hn_kernel_io *io, struct hn_udp *udp, int fd, uint3
 int hn_kernel_send(struct hn_udp *udp, int fd, int socket_family, const struct hn_address *to,
                    const uint8_t *data, size_t bytes);
 
-/* Queues a datagram for hn_kernel_flush, copied; sends at once what is too large for a frame.
-   0 or -errno (-EAGAIN: the queue is full). */
+/* Queues a datagram for hn_kernel_flush, copied; what is too large for a frame goes at once, behind
+   what is queued.  0 or -errno (-EAGAIN: the queue is full, or with nothing queued the socket). */
 int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int socket_family,
                     const struct hn_address *to, const uint8_t *data, size_t bytes);
 
-/* Sends what is queued.  Returns the fd whose send buffer is full (come again when it is
-   writable), -1: nothing is left. */
-int hn_kernel_flush(struct hn_kernel_io *io);
+/* Sends what is queued; what finds its socket's send buffer full stays. */
+void hn_kernel_flush(struct hn_kernel_io *io);
+/* Gives a socket that was full at the last flush (come again when it is writable), -1: no more. */
+int hn_kernel_next_full(struct hn_kernel_io *io);
+/* True while datagrams of any socket wait for hn_kernel_flush. */
+bool hn_kernel_has_queued(const struct hn_kernel_io *io);
 /* Drops what an endpoint still has queued; before it is closed. */
 void hn_kernel_forget(struct hn_kernel_io *io, struct hn_udp *udp);
 /* Gives the oldest failure; false: none. */

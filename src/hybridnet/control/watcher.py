@@ -176,7 +176,7 @@ class Watcher:
         self._dumping = Dump.NOTHING  # the dump under way
         self._dump_interrupted = False
         self._attempts = 0
-        self._draining = False  # after an overrun: what is left in the socket is older than a dump
+        self._draining = False  # after an overrun, until the socket is empty
         self._replaying = False
         self._unasked = False  # a request for neighbours got lost
         self._held: deque[bytes] = deque()
@@ -269,17 +269,14 @@ class Watcher:
             try:
                 length = self._receive(self._monitor)
             except BlockingIOError:
-                if self._draining:
-                    self._draining = False
-                    self._start_round()
                 break
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
                     self._overrun()
-                else:
-                    self._count.errors += 1
+                    return
+                self._count.errors += 1
                 break
-            if self._draining or length == 0:
+            if length == 0:
                 pass
             elif self._dumping or self._replaying:
                 self._held.append(bytes(self._view[:length]))
@@ -287,7 +284,7 @@ class Watcher:
                 self._apply(self._memory, self._view[:length], live=True)
             if time.monotonic() >= deadline:
                 break
-        if not (self._dumping or self._replaying or self._draining):
+        if not (self._dumping or self._replaying):
             self._burst_done()
 
     def _receive(self, sock: socket.socket) -> int:
@@ -351,7 +348,7 @@ class Watcher:
         return offset + (int(length) + 3 & ~3)
 
     def _overrun(self) -> None:
-        """News was lost.  The kernel drops more until the socket has been read empty."""
+        """News was lost: what is left in the socket is older than the dumps that now follow."""
         self._count.overruns += 1
         self._close_dump_socket()
         self._queue.clear()
@@ -360,9 +357,30 @@ class Watcher:
         self._replaying = False
         self._draining = True
         self._stale = Dump.EVERYTHING
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        if self._monitor is not None:
+            self._remove_reader(self._monitor)
+        self._later(0, self._drain)
+
+    def _drain(self) -> None:
+        """Read the socket empty, unheeded: until then the kernel drops all further news.
+
+        The reader is added anew afterwards, for uvloop ends it when a socket reports an error.
+        """
+        self._handle = None
+        deadline = time.monotonic() + _TURN_SECONDS
+        while self._monitor is not None:
+            try:
+                self._receive(self._monitor)
+            except BlockingIOError:
+                self._draining = False
+                self._running_loop().add_reader(self._monitor.fileno(), self._on_monitor)
+                self._start_round()
+                return
+            except OSError:
+                pass
+            if time.monotonic() >= deadline:
+                self._later(0, self._drain)
+                return
 
     def _burst_done(self) -> None:
         """Everything read so far is applied: tell, and look at what follows from it."""

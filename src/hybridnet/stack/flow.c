@@ -69,8 +69,7 @@ static uint32_t path_mtu(struct hn_stack *stack, const struct hn_address *to, ui
     return mtu;
 }
 
-void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination,
-                        uint32_t mtu)
+void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination, uint32_t mtu)
 {
     /* An error that claims less than the protocol's minimum is not believed (RFC 1191 3: 68;
        RFC 8200 5: 1280); a collision only forgets the older one. */
@@ -116,7 +115,7 @@ static bool is_for_kernel(const struct hn_address *to)
 {
     if (to->family == HN_FAMILY_IPV4)
         return to->ip[0] == 0 || to->ip[0] == 127 || to->ip[0] >= 224;
-    static const uint8_t loopback[16] = { [15] = 1 };
+    static const uint8_t loopback[16] = {[15] = 1};
     return to->ip[0] == 0xff || is_zero(to->ip, 16) || memcmp(to->ip, loopback, 16) == 0;
 }
 
@@ -193,8 +192,8 @@ static bool choose_source(struct hn_stack *stack, const struct hn_flow_source *s
     }
     memset(ip, 0, 16);
     /* IPv4 goes by the next hop's subnet, IPv6 by the destination (RFC 6724). */
-    bool by_gateway = flow->family == HN_FAMILY_IPV4 &&
-                      route->nexthop.gateway_family == HN_FAMILY_IPV4;
+    bool by_gateway =
+        flow->family == HN_FAMILY_IPV4 && route->nexthop.gateway_family == HN_FAMILY_IPV4;
     return hn_fib_source(stack->fib, flow->family, route->nexthop.ifindex,
                          by_gateway ? route->nexthop.gateway : flow->destination.ip, ip);
 }
@@ -209,11 +208,11 @@ static void write_headers(const struct hn_stack *stack, const struct hn_flow_sou
         memset(flow->ip + 10, 0, 2);
         flow->l3_sum = hn_checksum_fold(hn_checksum_add(0, flow->ip, HN_IPV4_BYTES));
     } else {
-        hn_ipv6_emit(flow->ip, source_ip, flow->destination.ip, source->protocol, source->tos,
-                     source->ttl, 0);
+        hn_ipv6_emit(flow->ip, source_ip, flow->destination.ip, source->protocol,
+                     source->traffic_class, source->hop_limit, 0);
     }
-    uint64_t sum = hn_checksum_pseudo(source_ip, flow->destination.ip, address_bytes,
-                                      source->protocol, 0);
+    uint64_t sum =
+        hn_checksum_pseudo(source_ip, flow->destination.ip, address_bytes, source->protocol, 0);
     sum += __builtin_bswap16(source->local.port);
     sum += __builtin_bswap16(flow->destination.port);
     flow->l4_sum = hn_checksum_fold(sum);
@@ -221,8 +220,8 @@ static void write_headers(const struct hn_stack *stack, const struct hn_flow_sou
 
     memcpy(flow->ethernet, flow->neighbor->mac, 6);
     memcpy(flow->ethernet + 6, stack->devices[flow->device]->mac, 6);
-    hn_store16_be(flow->ethernet + 12, flow->family == HN_FAMILY_IPV4 ? HN_ETHERTYPE_IPV4
-                                                                      : HN_ETHERTYPE_IPV6);
+    hn_store16_be(flow->ethernet + 12,
+                  flow->family == HN_FAMILY_IPV4 ? HN_ETHERTYPE_IPV4 : HN_ETHERTYPE_IPV6);
 }
 
 struct hn_neighbor *hn_flow_neighbor(struct hn_stack *stack, const struct hn_flow *flow)

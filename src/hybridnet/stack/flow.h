@@ -19,8 +19,10 @@ struct hn_flow_source {
     struct hn_address local; /* ip unspecified: chosen by route */
     uint32_t id;             /* distinguishes senders with the same destination */
     uint8_t protocol;
-    uint8_t ttl;
+    uint8_t ttl; /* of IPv4 headers, as tos; the other two of IPv6 headers */
     uint8_t tos;
+    uint8_t hop_limit;
+    uint8_t traffic_class;
 };
 
 struct hn_flow {
@@ -60,8 +62,7 @@ struct hn_flow *hn_flow_get(struct hn_stack *stack, const struct hn_flow_source 
 struct hn_neighbor *hn_flow_neighbor(struct hn_stack *stack, const struct hn_flow *flow);
 
 /* Path MTU by destination address, from ICMP errors. */
-void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination,
-                        uint32_t mtu);
+void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination, uint32_t mtu);
 /* Forgets what is too old; called when stack->path_mtu_expires_ns has passed. */
 void hn_flows_expire_mtu(struct hn_stack *stack);
 

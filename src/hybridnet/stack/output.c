@@ -70,8 +70,7 @@ static void note_use(struct hn_stack *stack, struct hn_neighbor *neighbor)
 }
 
 /* A packet that was in the graph when a table changed. */
-static void output_stale(struct hn_stack *stack, struct hn_frame *frame,
-                         const struct hn_flow *flow)
+static void output_stale(struct hn_stack *stack, struct hn_frame *frame, const struct hn_flow *flow)
 {
     struct hn_neighbor *neighbor = hn_flow_neighbor(stack, flow);
     if (!neighbor) {
@@ -142,7 +141,7 @@ static bool release_neighbor(struct hn_neighbor *entry, void *context)
 
 void hn_stack_neighbors_changed(struct hn_stack *stack, uint64_t now_ns)
 {
-    struct release release = { .stack = stack };
+    struct release release = {.stack = stack};
     stack->now_ns = now_ns;
     hn_neighbors_visit(stack->neighbors, release_neighbor, &release);
     if (release.any)

@@ -45,40 +45,6 @@ static void wait_in_backlog(struct hn_stack *stack, struct hn_backlog *backlog,
     stack->backlog_total++;
 }
 
-static void transmit_run(struct hn_stack *stack, struct hn_frame **frames, uint32_t count)
-{
-    uint32_t index = frames[0]->device;
-    uint32_t queue = frames[0]->queue;
-    struct hn_device *device = stack->devices[index];
-    if (hn_unlikely(!device || (device->flags & HN_DEVICE_DOWN))) {
-        for (uint32_t i = 0; i < count; i++)
-            hn_stack_drop(stack, frames[i], HN_DROP_DEVICE_DOWN);
-        return;
-    }
-    struct hn_backlog *backlog = &stack->backlogs[index][queue];
-    stack->dirty[index] |= UINT64_C(1) << queue;
-    uint32_t taken = 0;
-    if (hn_likely(backlog_count(backlog) == 0))
-        taken = hand_over(stack, device, queue, frames, count);
-    for (; taken < count; taken++)
-        wait_in_backlog(stack, backlog, frames[taken]);
-}
-
-void hn_dev_tx(struct hn_graph *graph, struct hn_node *node, struct hn_frame **frames,
-               uint32_t count)
-{
-    struct hn_stack *stack = node->context;
-    (void)graph;
-    for (uint32_t start = 0; start < count;) {
-        uint32_t end = start + 1;
-        while (end < count && frames[end]->device == frames[start]->device &&
-               frames[end]->queue == frames[start]->queue)
-            end++;
-        transmit_run(stack, frames + start, end - start);
-        start = end;
-    }
-}
-
 /* Moves the backlog's head into the ring; false when something stays behind. */
 static bool drain_backlog(struct hn_stack *stack, struct hn_device *device, uint32_t queue,
                           struct hn_backlog *backlog)
@@ -115,11 +81,83 @@ static bool flush_queue(struct hn_stack *stack, uint32_t index, uint32_t queue)
     return false;
 }
 
+static void transmit_run(struct hn_stack *stack, struct hn_frame **frames, uint32_t count)
+{
+    uint32_t index = frames[0]->device;
+    uint32_t queue = frames[0]->queue;
+    struct hn_device *device = stack->devices[index];
+    if (hn_unlikely(!device || (device->flags & HN_DEVICE_DOWN))) {
+        for (uint32_t i = 0; i < count; i++)
+            hn_stack_drop(stack, frames[i], HN_DROP_DEVICE_DOWN);
+        return;
+    }
+    struct hn_backlog *backlog = &stack->backlogs[index][queue];
+    stack->dirty[index] |= UINT64_C(1) << queue;
+    uint32_t taken = 0;
+    if (hn_likely(backlog_count(backlog) == 0))
+        taken = hand_over(stack, device, queue, frames, count);
+    /* A run longer than ring and backlog together: the kernel makes room, as long as it can. */
+    bool may_flush = true;
+    for (; taken < count; taken++) {
+        if (may_flush && backlog_count(backlog) == stack->backlog_max) {
+            (void)flush_queue(stack, index, queue);
+            may_flush = backlog_count(backlog) < stack->backlog_max;
+        }
+        wait_in_backlog(stack, backlog, frames[taken]);
+    }
+}
+
+void hn_dev_tx(struct hn_graph *graph, struct hn_node *node, struct hn_frame **frames,
+               uint32_t count)
+{
+    struct hn_stack *stack = node->context;
+    (void)graph;
+    for (uint32_t start = 0; start < count;) {
+        uint32_t end = start + 1;
+        while (end < count && frames[end]->device == frames[start]->device &&
+               frames[end]->queue == frames[start]->queue)
+            end++;
+        transmit_run(stack, frames + start, end - start);
+        start = end;
+    }
+}
+
+/* Frames that senders leave to the graph and the rings. */
+#define FRAMES_LEFT_MIN 32u
+
+bool hn_transmit_has_room(const struct hn_stack *stack, uint32_t device_index, uint32_t queue)
+{
+    return backlog_count(&stack->backlogs[device_index][queue]) < stack->backlog_max / 2 &&
+           stack->pool.free_count > FRAMES_LEFT_MIN;
+}
+
+bool hn_transmit_room_again(struct hn_stack *stack)
+{
+    bool any = false;
+    for (uint32_t index = 0; index < HN_DEVICES_MAX; index++) {
+        uint64_t held = stack->held[index];
+        while (held) {
+            uint32_t queue = (uint32_t)__builtin_ctzll(held);
+            held &= held - 1;
+            if (stack->devices[index] &&
+                (backlog_count(&stack->backlogs[index][queue]) > stack->backlog_max / 4 ||
+                 stack->pool.free_count <= 2 * FRAMES_LEFT_MIN))
+                continue;
+            stack->held[index] &= ~(UINT64_C(1) << queue);
+            any = true;
+        }
+    }
+    return any;
+}
+
 bool hn_transmit_flush(struct hn_stack *stack)
 {
     bool done = true;
     for (uint32_t index = 0; index < HN_DEVICES_MAX; index++) {
         uint64_t dirty = stack->dirty[index];
+        /* What the rings of a device without link hold stays there until it is up again. */
+        if (dirty && (stack->devices[index]->flags & HN_DEVICE_DOWN))
+            continue;
         while (dirty) {
             uint32_t queue = (uint32_t)__builtin_ctzll(dirty);
             dirty &= dirty - 1;

@@ -91,8 +91,7 @@ struct hn_udp *hn_udp_open(struct hn_stack *stack, const struct hn_address *loca
 {
     static uint32_t next_id; /* tells flows of different endpoints apart; 0 is never given */
     struct hn_udp **bucket = bucket_of(stack, local->port);
-    if (local->port == 0 ||
-        (local->family != HN_FAMILY_IPV4 && local->family != HN_FAMILY_IPV6)) {
+    if (local->port == 0 || (local->family != HN_FAMILY_IPV4 && local->family != HN_FAMILY_IPV6)) {
         *error = EINVAL;
         return NULL;
     }
@@ -113,6 +112,7 @@ struct hn_udp *hn_udp_open(struct hn_stack *stack, const struct hn_address *loca
     udp->source.id = next_id;
     udp->source.protocol = 17;
     udp->source.ttl = 64;
+    udp->source.hop_limit = 64;
     udp->wildcard = is_wildcard(local);
     udp->flags = flags;
     udp->queue_head = udp->queue_tail = HN_FRAME_NONE;
@@ -157,10 +157,13 @@ void hn_udp_close(struct hn_udp *udp)
     free(udp);
 }
 
-void hn_udp_set_header(struct hn_udp *udp, uint8_t ttl, uint8_t tos)
+void hn_udp_set_header(struct hn_udp *udp, uint8_t ttl, uint8_t tos, uint8_t hop_limit,
+                       uint8_t traffic_class)
 {
     udp->source.ttl = ttl;
     udp->source.tos = tos;
+    udp->source.hop_limit = hop_limit;
+    udp->source.traffic_class = traffic_class;
     udp->stack->local_generation++;
 }
 
@@ -231,7 +234,9 @@ void hn_udp_enqueue(struct hn_udp *udp, struct hn_frame *frame)
         hn_stack_drop(stack, frame, HN_DROP_UDP_QUEUE_FULL);
         return;
     }
-    if (hn_unlikely(pool->free_count < stack->reserve_frames)) {
+    /* A few for everybody, so that others' full queues starve nobody. */
+    if (hn_unlikely(pool->free_count < stack->reserve_frames &&
+                    udp->queue_count >= HN_UDP_RECEIVE_MIN)) {
         udp->statistics.rx_no_frames++;
         hn_stack_drop(stack, frame, HN_DROP_UDP_NO_FRAMES);
         return;
