@@ -24,17 +24,18 @@ enum {
     SMALL_QUEUE = 8, /* endpoints take two packets */
     IN_PLACE = 16,   /* answers reuse the received frame where they can */
     ONE_BY_ONE = 32, /* a poll per frame */
-    LEARN_MTU = 64   /* a path MTU is learnt in between */
+    LEARN_MTU = 64,  /* a path MTU is learnt in between */
+    CHANGED = 128    /* answers in place have other bytes than the question */
 };
 
 enum { FRAMES = 256, IFINDEX = 3, ENDPOINTS = 5 };
 
-#define REQUIRE(condition)                                                                     \
-    do {                                                                                       \
-        if (!(condition)) {                                                                    \
-            fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition);          \
-            abort();                                                                           \
-        }                                                                                      \
+#define REQUIRE(condition)                                                            \
+    do {                                                                              \
+        if (!(condition)) {                                                           \
+            fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
+            abort();                                                                  \
+        }                                                                             \
     } while (0)
 
 struct run {
@@ -51,7 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
 static struct hn_address address(const char *text, uint16_t port)
 {
-    struct hn_address made = { .port = port };
+    struct hn_address made = {.port = port};
     made.family = strchr(text, ':') ? HN_FAMILY_IPV6 : HN_FAMILY_IPV4;
     int family = made.family == HN_FAMILY_IPV6 ? AF_INET6 : AF_INET;
     REQUIRE(inet_pton(family, text, made.ip) == 1);
@@ -60,9 +61,9 @@ static struct hn_address address(const char *text, uint16_t port)
 
 static void add_route(struct run *run, const char *prefix, uint8_t bits, const char *gateway)
 {
-    struct hn_nexthop hop = { .ifindex = IFINDEX, .weight = 1 };
+    struct hn_nexthop hop = {.ifindex = IFINDEX, .weight = 1};
     struct hn_address to = address(prefix, 0);
-    struct hn_route route = { .type = HN_ROUTE_UNICAST, .nexthops = &hop, .nexthop_count = 1 };
+    struct hn_route route = {.type = HN_ROUTE_UNICAST, .nexthops = &hop, .nexthop_count = 1};
     memcpy(route.key.destination, to.ip, 16);
     route.key.family = to.family;
     route.key.prefix_bits = bits;
@@ -77,18 +78,18 @@ static void add_route(struct run *run, const char *prefix, uint8_t bits, const c
 
 static void set_neighbor(struct run *run, const char *ip, uint8_t state)
 {
-    static const uint8_t mac[6] = { 2, 0, 0, 0, 0, 2 };
+    static const uint8_t mac[6] = {2, 0, 0, 0, 0, 2};
     struct hn_address made = address(ip, 0);
-    (void)hn_neighbor_set(hn_stack_neighbors(run->stack), IFINDEX, made.family, made.ip, state,
-                          mac, 1);
+    (void)hn_neighbor_set(hn_stack_neighbors(run->stack), IFINDEX, made.family, made.ip, state, mac,
+                          1);
 }
 
 static void fill_tables(struct run *run)
 {
     struct hn_local_address list[3] = {
-        { .ifindex = IFINDEX, .family = 4, .prefix_bits = 24 },
-        { .ifindex = IFINDEX, .family = 6, .prefix_bits = 64 },
-        { .ifindex = IFINDEX, .family = 6, .prefix_bits = 64, .scope = 253 },
+        {.ifindex = IFINDEX, .family = 4, .prefix_bits = 24},
+        {.ifindex = IFINDEX, .family = 6, .prefix_bits = 64},
+        {.ifindex = IFINDEX, .family = 6, .prefix_bits = 64, .scope = 253},
     };
     memcpy(list[0].ip, address("10.0.0.1", 0).ip, 16);
     memcpy(list[1].ip, address("fd00::1", 0).ip, 16);
@@ -120,13 +121,13 @@ static struct hn_udp *open_udp(struct run *run, const char *ip, const char *peer
 
 static void start(struct run *run)
 {
-    static const uint8_t mac[6] = { 2, 0, 0, 0, 0, 1 };
-    struct hn_stack_config config = { .frame_count = FRAMES,
-                                      .frame_bytes = 2048,
-                                      .reserve_frames = 16,
-                                      .neighbors_max = 4,
-                                      .flows_max = 4,
-                                      .backlog_max = 16 };
+    static const uint8_t mac[6] = {2, 0, 0, 0, 0, 1};
+    struct hn_stack_config config = {.frame_count = FRAMES,
+                                     .frame_bytes = 2048,
+                                     .reserve_frames = 16,
+                                     .neighbors_max = 4,
+                                     .flows_max = 4,
+                                     .backlog_max = 16};
     int error;
     run->stack = hn_stack_create(&config, &error);
     REQUIRE(run->stack);
@@ -160,7 +161,11 @@ static void answer(struct run *run, struct hn_udp *udp, struct hn_frame *frame)
     REQUIRE(frame->payload_offset <= frame->length);
     hn_udp_copy_payload(pool, frame, payload);
     take_for_user(pool, frame);
-    if ((run->switches & IN_PLACE) && hn_udp_send_frame(udp, &to, frame) == HN_SEND_QUEUED) {
+    bool changed = run->switches & CHANGED;
+    if (changed && frame->payload_length && frame->payload_offset < frame->length)
+        frame->data[frame->payload_offset] ^= 0x55;
+    if ((run->switches & IN_PLACE) &&
+        hn_udp_send_frame(udp, &to, frame, changed) == HN_SEND_QUEUED) {
         run->sent++;
         return;
     }
@@ -258,7 +263,7 @@ static void check_accounts(struct run *run)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-    struct run run = { .now_ns = 1 };
+    struct run run = {.now_ns = 1};
     if (bytes == 0)
         return 0;
     run.switches = *data++;

@@ -1,7 +1,7 @@
 // sources: stack/*.c stack/graph/*.c stack/ip/*.c devices/wire.c
 #include "world.h"
 
-static const uint8_t OTHER_MAC[6] = { 2, 0, 0, 0, 0, 9 };
+static const uint8_t OTHER_MAC[6] = {2, 0, 0, 0, 0, 9};
 
 /* Sends, flushes and expects one frame to this link-layer address. */
 static void expect_sent_to(struct world *world, struct hn_udp *udp, const char *to,
@@ -41,9 +41,9 @@ static void test_refusing_route_types_have_errors_of_their_own(void)
     static const struct {
         uint8_t type;
         int error;
-    } cases[] = { { HN_ROUTE_BLACKHOLE, EINVAL },
-                  { HN_ROUTE_UNREACHABLE, EHOSTUNREACH },
-                  { HN_ROUTE_PROHIBIT, EACCES } };
+    } cases[] = {{HN_ROUTE_BLACKHOLE, EINVAL},
+                 {HN_ROUTE_UNREACHABLE, EHOSTUNREACH},
+                 {HN_ROUTE_PROHIBIT, EACCES}};
     struct world world = world_open();
     struct hn_udp *udp = world_bind(&world, "10.0.0.1", 5, NULL, 0, 0);
     for (size_t i = 0; i < 3; i++) {
@@ -54,7 +54,7 @@ static void test_refusing_route_types_have_errors_of_their_own(void)
         CHECK_EQUAL(hn_fib_insert(hn_stack_fib(world.stack), &route, HN_FIB_REPLACE, 1), 0);
         CHECK_EQUAL(world_send(udp, "10.9.0.1", 9, "x"), -cases[i].error);
         world.stack->kernel_path = true;
-        hn_udp_set_header(udp, 64, 0); /* anything that makes it look again */
+        hn_udp_set_header(udp, 64, 0, 64, 0); /* anything that makes it look again */
         CHECK_EQUAL(world_send(udp, "10.9.0.1", 9, "x"), HN_SEND_KERNEL);
         world.stack->kernel_path = false;
     }
@@ -64,9 +64,8 @@ static void test_refusing_route_types_have_errors_of_their_own(void)
 
 static void test_what_is_never_ours_goes_by_the_kernel(void)
 {
-    static const char *const destinations[] = { "127.0.0.1",       "224.0.0.1", "0.0.0.0",
-                                                "255.255.255.255", "::1",       "::",
-                                                "ff02::1" };
+    static const char *const destinations[] = {
+        "127.0.0.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "::1", "::", "ff02::1"};
     struct hn_stack_config config = world_config();
     config.kernel_path = true;
     struct world world = world_open_with(&config);
@@ -102,8 +101,8 @@ static void test_source_belongs_to_the_next_hops_subnet(void)
 {
     struct world world = world_open();
     struct hn_local_address list[2] = {
-        { .ip = { 10, 0, 0, 1 }, .ifindex = WORLD_IFINDEX, .family = 4, .prefix_bits = 24 },
-        { .ip = { 192, 168, 1, 1 }, .ifindex = WORLD_IFINDEX, .family = 4, .prefix_bits = 24 },
+        {.ip = {10, 0, 0, 1}, .ifindex = WORLD_IFINDEX, .family = 4, .prefix_bits = 24},
+        {.ip = {192, 168, 1, 1}, .ifindex = WORLD_IFINDEX, .family = 4, .prefix_bits = 24},
     };
     CHECK_EQUAL(hn_fib_set_addresses(hn_stack_fib(world.stack), list, 2), 0);
     world_add_route(&world, "0.0.0.0/0", "192.168.1.254", WORLD_IFINDEX);
@@ -150,8 +149,7 @@ static void test_neighbor_queue_is_bounded_and_a_failed_one_is_dropped_by_reason
     CHECK_EQUAL(hn_stack_drops(world.stack, HN_DROP_NEIGHBOR_QUEUE_FULL), 6);
     world_set_neighbor(&world, "10.0.0.3", HN_NUD_FAILED, NULL);
     hn_stack_neighbors_changed(world.stack, ++world.now_ns);
-    CHECK_EQUAL(hn_stack_drops(world.stack, HN_DROP_NEIGHBOR_UNREACHABLE),
-                HN_NEIGHBOR_PENDING_MAX);
+    CHECK_EQUAL(hn_stack_drops(world.stack, HN_DROP_NEIGHBOR_UNREACHABLE), HN_NEIGHBOR_PENDING_MAX);
     CHECK_EQUAL(world_free(&world), world.free_at_start);
     hn_udp_close(udp);
     world_close(&world);
@@ -187,7 +185,7 @@ static void test_neighbor_forgotten_before_the_flush_is_asked_for_again(void)
     world_flush(&world);
     CHECK_EQUAL(world_drain(&world), 0);
     for (uint8_t last = 2; last <= 3; last++) {
-        uint8_t ip[16] = { 10, 0, 0, last };
+        uint8_t ip[16] = {10, 0, 0, last};
         struct hn_neighbor *entry = hn_neighbor_find(neighbors, WORLD_IFINDEX, 4, ip);
         CHECK(entry && entry->pending_count == 1 && entry->wanted);
     }
@@ -318,12 +316,12 @@ static void test_flow_evicted_while_its_packets_are_in_the_graph_does_not_mix_th
     config.flows_max = 2; /* every destination wants the same two places */
     struct world world = world_open_with(&config);
     struct hn_udp *udp = world_bind(&world, "10.0.0.1", 5, NULL, 0, 0);
-    bool seen[41] = { false };
+    bool seen[41] = {false};
     uint8_t *frame;
     for (int last = 2; last < 42; last++) {
         char to[24];
         snprintf(to, sizeof to, "10.0.0.%d", last);
-        uint8_t mac[6] = { 2, 0, 0, 0, 1, (uint8_t)last };
+        uint8_t mac[6] = {2, 0, 0, 0, 1, (uint8_t)last};
         world_set_neighbor(&world, to, HN_NUD_REACHABLE, mac);
     }
     for (int last = 2; last < 42; last++) {
@@ -349,7 +347,7 @@ static void test_header_change_concerns_the_packets_after_it(void)
     struct hn_udp *udp = world_bind(&world, "10.0.0.1", 5, NULL, 0, 0);
     uint8_t *frame;
     CHECK_EQUAL(world_send(udp, "10.0.0.2", 9, "x"), HN_SEND_QUEUED);
-    hn_udp_set_header(udp, 3, 0xb8);
+    hn_udp_set_header(udp, 3, 0xb8, 4, 0);
     CHECK_EQUAL(world_send(udp, "10.0.0.2", 9, "x"), HN_SEND_QUEUED);
     world_flush(&world);
     CHECK(world_pull(&world, &frame) > 0);

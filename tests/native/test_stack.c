@@ -3,7 +3,7 @@
 
 static void test_sizes_out_of_range_are_refused(void)
 {
-    static const uint32_t wrong[] = { 0, 1, 3, 100 };
+    static const uint32_t wrong[] = {0, 1, 3, 100};
     int error = 0;
     for (size_t i = 0; i < 4; i++) {
         struct hn_stack_config config = world_config();

@@ -49,10 +49,10 @@ static uint32_t kernel_send(struct fake_kernel *kernel)
     return count;
 }
 
-ssize_t __wrap_sendto(int fd, const void *data, size_t bytes, int flags,
-                      const struct sockaddr *to, socklen_t to_bytes);
-ssize_t __wrap_sendto(int fd, const void *data, size_t bytes, int flags,
-                      const struct sockaddr *to, socklen_t to_bytes)
+ssize_t __wrap_sendto(int fd, const void *data, size_t bytes, int flags, const struct sockaddr *to,
+                      socklen_t to_bytes);
+ssize_t __wrap_sendto(int fd, const void *data, size_t bytes, int flags, const struct sockaddr *to,
+                      socklen_t to_bytes)
 {
     CHECK(fd >= 0 && !data && bytes == 0 && flags == MSG_DONTWAIT && !to && to_bytes == 0);
     kicked->kicks++;
@@ -79,12 +79,12 @@ static void join(struct hn_ring *ours, struct hn_ring *theirs, uint32_t *cursors
 static struct rig rig_open(void)
 {
     struct rig rig;
-    struct hn_stack_config config = { .frame_count = FRAMES,
-                                      .frame_bytes = 2048,
-                                      .neighbors_max = 16,
-                                      .flows_max = 16,
-                                      .backlog_max = 64 };
-    static const uint8_t mac[6] = { 2, 0, 0, 0, 0, 1 };
+    struct hn_stack_config config = {.frame_count = FRAMES,
+                                     .frame_bytes = 2048,
+                                     .neighbors_max = 16,
+                                     .flows_max = 16,
+                                     .backlog_max = 64};
+    static const uint8_t mac[6] = {2, 0, 0, 0, 0, 1};
     int error = 0;
     rig.stack = hn_stack_create(&config, &error);
     CHECK(rig.stack);
@@ -130,9 +130,7 @@ static void kernel_receive(struct rig *rig, uint32_t length, uint8_t fill_byte, 
     address += HN_FRAME_HEADROOM;
     memset(rig->pool->memory + address, fill_byte, length);
     kernel->rx_entries[kernel->rx.cached_producer++ & (RING - 1)] =
-        (struct xdp_desc){ .addr = address,
-                           .len = length,
-                           .options = more ? XDP_PKT_CONTD : 0 };
+        (struct xdp_desc){.addr = address, .len = length, .options = more ? XDP_PKT_CONTD : 0};
     hn_ring_publish(&kernel->rx);
 }
 

@@ -12,12 +12,11 @@ import socket
 import struct
 from typing import Any
 
-from support.packets import HOST_MAC, PEER_MAC
-
 from hybridnet._native import ffi, lib
 from hybridnet.addresses import Address
 from hybridnet.devices.wire import Wire
 from hybridnet.stack.core import Core, CoreConfig, Udp
+from support.packets import HOST_MAC, PEER_MAC
 
 IFINDEX = 7
 HOST4, PEER4 = "10.0.0.1", "10.0.0.2"
@@ -76,7 +75,7 @@ class World:
         result = ffi.new("struct hn_control_result *")
         code = lib.hn_control_parse(self._tables, message, len(message), False, 1, result)
         assert code == 0
-        assert not (result.malformed or result.refused or result.unmatched)
+        assert (result.malformed, result.refused, result.unmatched) == (0, 0, 0)
 
     def route(
         self,

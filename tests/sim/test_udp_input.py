@@ -6,6 +6,7 @@ import random
 
 import pytest
 from simulated import HOST4, HOST6, PEER4, PEER6, World
+
 from support import packets as p
 
 PATHS = {"ipv4": (PEER4, HOST4), "ipv6": (PEER6, HOST6)}

@@ -104,7 +104,7 @@ class Udp:
 
     def set_header(self, *, ttl: int, tos: int) -> None:
         """Set TTL (hop limit) and TOS (traffic class) of what is sent from now on."""
-        lib.hn_udp_set_header(self.native, ttl, tos)
+        lib.hn_udp_set_header(self.native, ttl, tos, ttl, tos)
 
     def set_receive_limit(self, frame_bytes: int) -> None:
         """Bound the frame memory of waiting datagrams; what is beyond is dropped by reason."""
