@@ -48,6 +48,34 @@ def resolve(address: tuple[Any, ...], *, passive: bool) -> tuple[socket.AddressF
     return socket.AF_INET, (str(sockaddr[0]), port)
 
 
+def respell(address: object, family: int) -> Address | None:
+    """Return the plain tuple for a spelling that only the socket module knows; None: no other.
+
+    Those are a scope by name (``fe80::1%eth0``) and ``<broadcast>``.  Never asks a name server.
+    """
+    if not isinstance(address, tuple):
+        return None
+    items = cast("tuple[Any, ...]", address)
+    if len(items) < 2:
+        return None
+    host = "255.255.255.255" if items[0] == "<broadcast>" else items[0]
+    try:
+        infos = socket.getaddrinfo(
+            host,
+            items[1],
+            family=family,
+            type=socket.SOCK_DGRAM,
+            flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+        )
+    except (OSError, TypeError, UnicodeError):
+        return None
+    sockaddr: Any = infos[0][4]
+    plain: Address = (
+        sockaddr if family == socket.AF_INET else (sockaddr[0].partition("%")[0], *sockaddr[1:])
+    )
+    return plain if plain != address and plain[1] else None
+
+
 def host_and_port(text: str) -> tuple[str, int]:
     """Return ``HOST:PORT`` or ``[HOST]:PORT`` as a tuple, as command lines write addresses.
 

@@ -100,11 +100,14 @@ class Host:
         """Frame memory that all channels together may fill with what waits to be received."""
         return self.spec.receive_frames * self._frame_bytes
 
+    def interface(self, name: str) -> Interface:
+        """Return one of the interfaces, as it was when the host was made."""
+        return next(i for i in self.interfaces if i.name == name)
+
     def open_device(self, name: str, step: Step) -> XskDevice:
         """Open one interface on one rung of the ladder; raises as :class:`XskDevice`."""
-        interface = next(i for i in self.interfaces if i.name == name)
         busy_us = self.spec.busy_poll.spin_us if self.spec.busy_poll else 0
-        return XskDevice(self.core, interface, step, self.spec.rings, busy_us)
+        return XskDevice(self.core, self.interface(name), step, self.spec.rings, busy_us)
 
     @property
     def mode(self) -> Mode:

@@ -35,8 +35,7 @@ static bool look_up(const struct hn_route *route, void *context)
 {
     struct hn_fib_result result;
     uint8_t source[16];
-    hn_fib_lookup(context, route->key.family, NULL, route->key.destination, route->metric,
-                  &result);
+    hn_fib_lookup(context, route->key.family, NULL, route->key.destination, route->metric, &result);
     hn_fib_source(context, route->key.family, result.nexthop.ifindex, route->key.destination,
                   source);
     return true;

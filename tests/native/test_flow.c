@@ -347,7 +347,7 @@ static void test_header_change_concerns_the_packets_after_it(void)
     struct hn_udp *udp = world_bind(&world, "10.0.0.1", 5, NULL, 0, 0);
     uint8_t *frame;
     CHECK_EQUAL(world_send(udp, "10.0.0.2", 9, "x"), HN_SEND_QUEUED);
-    hn_udp_set_header(udp, 3, 0xb8, 4, 0);
+    hn_udp_set_header(udp, 3, 0xb8, 3, 0xb8);
     CHECK_EQUAL(world_send(udp, "10.0.0.2", 9, "x"), HN_SEND_QUEUED);
     world_flush(&world);
     CHECK(world_pull(&world, &frame) > 0);

@@ -1,32 +1,21 @@
-"""The native suites: the C tests, and the Python ones over an extension with sanitizers."""
+"""The Python tests that need no network, over an extension built with the sanitizers."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from support.scripts import load_script
 
 HERE = Path(__file__).resolve().parent
 # What has nothing to do with the extension, or is about its speed.
 LEFT_OUT = ["tests/unit/test_tidy.py", "tests/unit/test_skips.py"]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"hybridnet_native_{name}", HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.timeout(300)
 def test_unit_and_simulated_tests_pass_under_the_sanitizers() -> None:
-    sanitized = load("sanitized_python")
+    sanitized = load_script(HERE / "sanitized_python.py")
     left_out = [f"--ignore={name}" for name in LEFT_OUT]
     code, output = sanitized.run(
         [*sanitized.DEFAULT, *left_out, "-k", "not less_than_150_ms"], timeout=240

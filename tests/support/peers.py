@@ -32,6 +32,8 @@ from hybridnet.stack.core import MemoryStatistics
 
 PATIENCE_S = 3.0
 """How long something that must happen may take on a loaded machine."""
+TEST_S = 10.0
+"""How long a test may keep a stack open: a wait that never ends is a failure with a traceback."""
 QUIET_S = 0.05
 """How long to listen for something that must not happen."""
 
@@ -142,6 +144,10 @@ class Net:
         """Run ``ip`` for a host, with a command line as a person types it."""
         return ip("-n", host.namespace, *command.split())
 
+    def batch(self, host: Host, commands: str) -> None:
+        """Run many ``ip`` commands at once, one per line."""
+        ip("-n", host.namespace, "-batch", "-", batch=commands)
+
     def peer(
         self,
         host: Host | None = None,
@@ -200,7 +206,10 @@ class Net:
         before = self._descriptors()
         tasks = asyncio.all_tasks()
         memory: list[MemoryStatistics] = []
-        async with hybridnet.open_stack(*names, **options) as stack:
+        async with (
+            asyncio.timeout(TEST_S),
+            hybridnet.open_stack(*names, **options) as stack,
+        ):
             core = stack.core
             close = core.close
             core.close = lambda: (memory.append(core.memory()), close())

@@ -61,6 +61,7 @@ class DatagramTransport(asyncio.DatagramTransport):
         )
         self._facade = SocketFacade(self._endpoint)
         try:
+            self._protocol: asyncio.DatagramProtocol
             self._protocol = cast("asyncio.DatagramProtocol", protocol_factory())
         except BaseException:
             self._endpoint.close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hybridnet._native import Port, ffi, lib
-from hybridnet.addresses import Address, Data, resolve, to_native
+from hybridnet.addresses import Address, Data, resolve, respell, to_native
 from hybridnet.channels.kernel_socket import SocketOptions, drain_errors, open_socket
 from hybridnet.errors import ChannelClosed, HybridnetError, from_errno
 from hybridnet.stack.core import Udp
@@ -192,11 +192,15 @@ class Endpoint:
             self.owner.on_error(from_errno(each, f"{self._peer_text()}: {_reason(each)}"))
 
     def send_as_socket(self, data: Data, addr: Address) -> None:
-        """Send by the kernel socket's own understanding of an address (names, "<broadcast>").
+        """Send to an address that the native side does not know as one: as a socket would.
 
         May block for a name server, as ``socket.sendto`` does.  Raises: HybridnetError.
         TypeError: not an address.
         """
+        plain = respell(addr, self.socket.family)
+        if plain is not None:
+            self.port.send(data, plain)
+            return
         try:
             self.socket.sendto(data, addr)
         except socket.gaierror as error:

@@ -102,6 +102,12 @@ class Stack:
     async def _climb_down(self, name: str) -> XskDevice | None:
         """Try the rungs of the ladder; None: the kernel path is all that there is."""
         host = self.host
+        if not host.interface(name).is_ethernet:
+            reason = f"{name} is not an Ethernet interface; mode 'kernel' serves it"
+            host.reasons.append(reason)
+            if self.spec.mode is not Mode.AUTO:
+                raise from_errno(errno.EOPNOTSUPP, reason)
+            return None
         for step in steps(self.spec.mode):
             for attempt in range(_BUSY_RETRIES):
                 try:

@@ -51,6 +51,8 @@ class Interface:
     mac: bytes
     kind: str
     queues: int
+    is_ethernet: bool = True
+    """False: loopback, tunnels and the like, which the fast path has no frames for."""
 
 
 class XskDevice:

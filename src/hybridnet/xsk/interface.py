@@ -8,7 +8,7 @@ import fcntl
 import socket
 import struct
 
-from hybridnet.errors import InterfaceNotFound, from_errno
+from hybridnet.errors import InterfaceNotFound
 from hybridnet.xsk.device import Interface
 
 _SIOCGIFMTU = 0x8921
@@ -46,7 +46,7 @@ def _queues(sock: socket.socket, name: str) -> int:
 def read_interface(name: str) -> Interface:
     """Return the interface of that name in the calling thread's network namespace.
 
-    Raises: InterfaceNotFound.  Unsupported: not an Ethernet interface.
+    Raises: InterfaceNotFound.
     """
     if not isinstance(name, str):
         raise TypeError(f"an interface is given by its name, not {name!r}")
@@ -60,12 +60,14 @@ def read_interface(name: str) -> Interface:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         (mtu,) = struct.unpack_from("=i", _ifreq(sock, _SIOCGIFMTU, name))
         kind, mac = struct.unpack_from("=H6s", _ifreq(sock, _SIOCGIFHWADDR, name))
-        if kind != _ARPHRD_ETHER:
-            raise from_errno(
-                errno.EOPNOTSUPP, f"{name} is not an Ethernet interface; use mode 'kernel' for it"
-            )
         info = _ethtool(sock, name, _ETHTOOL_GDRVINFO, 196)
         driver = info[4:36].split(b"\0")[0].decode() if info else ""
         return Interface(
-            name=name, ifindex=ifindex, mtu=mtu, mac=mac, kind=driver, queues=_queues(sock, name)
+            name=name,
+            ifindex=ifindex,
+            mtu=mtu,
+            mac=mac,
+            kind=driver,
+            queues=_queues(sock, name),
+            is_ethernet=kind == _ARPHRD_ETHER,
         )
