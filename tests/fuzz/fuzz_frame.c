@@ -161,15 +161,11 @@ static void answer(struct run *run, struct hn_udp *udp, struct hn_frame *frame)
     REQUIRE(frame->payload_offset <= frame->length);
     hn_udp_copy_payload(pool, frame, payload);
     take_for_user(pool, frame);
-<<<<<<< HEAD
     bool changed = run->switches & CHANGED;
     if (changed && frame->payload_length && frame->payload_offset < frame->length)
         frame->data[frame->payload_offset] ^= 0x55;
     if ((run->switches & IN_PLACE) &&
         hn_udp_send_frame(udp, &to, frame, changed) == HN_SEND_QUEUED) {
-=======
-    if ((run->switches & IN_PLACE) && hn_udp_send_frame(udp, &to, frame, false) == HN_SEND_QUEUED) {
->>>>>>> main
         run->sent++;
         return;
     }
