@@ -60,7 +60,7 @@ struct hn_device *hn_xsk_device_create(struct hn_stack *stack, uint32_t ifindex,
     xsk->base.flags = is_virtual ? HN_DEVICE_VIRTUAL : 0;
     memcpy(xsk->base.mac, mac, sizeof xsk->base.mac);
     for (uint32_t i = 0; i < queue_count; i++) {
-        xsk->queues[i].fd = -1;
+        xsk->queues[i].fd = xsk->queues[i].tx_fd = -1;
         xsk->queues[i].chain_head = HN_FRAME_NONE;
     }
     return &xsk->base;
@@ -108,14 +108,16 @@ int hn_xsk_read_statistics(struct hn_device *device, uint32_t queue_id,
     if (queue->fd >= 0) {
         struct xdp_statistics kernel = {0};
         socklen_t bytes = sizeof kernel;
-        if (getsockopt(queue->fd, SOL_XDP, XDP_STATISTICS, &kernel, &bytes) != 0)
+        struct xdp_statistics sent = {0};
+        if (getsockopt(queue->fd, SOL_XDP, XDP_STATISTICS, &kernel, &bytes) != 0 ||
+            getsockopt(queue->tx_fd, SOL_XDP, XDP_STATISTICS, &sent, &bytes) != 0)
             return -errno;
         queue->counters.rx_dropped = kernel.rx_dropped;
         queue->counters.rx_invalid_descriptors = kernel.rx_invalid_descs;
-        queue->counters.tx_invalid_descriptors = kernel.tx_invalid_descs;
+        queue->counters.tx_invalid_descriptors = sent.tx_invalid_descs;
         queue->counters.rx_ring_full = kernel.rx_ring_full;
         queue->counters.rx_fill_ring_empty = kernel.rx_fill_ring_empty_descs;
-        queue->counters.tx_ring_empty = kernel.tx_ring_empty_descs;
+        queue->counters.tx_ring_empty = sent.tx_ring_empty_descs;
     }
     queue->counters.frames_held = queue->lent + queue->sending;
     *statistics = queue->counters;
