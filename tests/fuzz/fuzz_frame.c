@@ -24,7 +24,8 @@ enum {
     SMALL_QUEUE = 8, /* endpoints take two packets */
     IN_PLACE = 16,   /* answers reuse the received frame where they can */
     ONE_BY_ONE = 32, /* a poll per frame */
-    LEARN_MTU = 64   /* a path MTU is learnt in between */
+    LEARN_MTU = 64,  /* a path MTU is learnt in between */
+    CHANGED = 128    /* answers in place have other bytes than the question */
 };
 
 enum { FRAMES = 256, IFINDEX = 3, ENDPOINTS = 5 };
@@ -160,7 +161,11 @@ static void answer(struct run *run, struct hn_udp *udp, struct hn_frame *frame)
     REQUIRE(frame->payload_offset <= frame->length);
     hn_udp_copy_payload(pool, frame, payload);
     take_for_user(pool, frame);
-    if ((run->switches & IN_PLACE) && hn_udp_send_frame(udp, &to, frame, false) == HN_SEND_QUEUED) {
+    bool changed = run->switches & CHANGED;
+    if (changed && frame->payload_length && frame->payload_offset < frame->length)
+        frame->data[frame->payload_offset] ^= 0x55;
+    if ((run->switches & IN_PLACE) &&
+        hn_udp_send_frame(udp, &to, frame, changed) == HN_SEND_QUEUED) {
         run->sent++;
         return;
     }

@@ -19,6 +19,7 @@ struct fake_kernel {
     struct hn_ring fill, rx, tx, completion; /* the kernel's ends */
     uint32_t send_budget;                    /* descriptors one kick moves */
     uint32_t kicks, wakeups;
+    int kick_fd;
     uint32_t sent_count, sent_bytes;
 };
 
@@ -54,7 +55,8 @@ ssize_t __wrap_sendto(int fd, const void *data, size_t bytes, int flags, const s
 ssize_t __wrap_sendto(int fd, const void *data, size_t bytes, int flags, const struct sockaddr *to,
                       socklen_t to_bytes)
 {
-    CHECK(fd >= 0 && !data && bytes == 0 && flags == MSG_DONTWAIT && !to && to_bytes == 0);
+    CHECK_EQUAL(fd, kicked->kick_fd);
+    CHECK(!data && bytes == 0 && flags == MSG_DONTWAIT && !to && to_bytes == 0);
     kicked->kicks++;
     kernel_send(kicked);
     return 0;
@@ -98,6 +100,7 @@ static struct rig rig_open(void)
     rig.queue->fd = open("/dev/null", O_RDWR);
     rig.queue->tx_fd = open("/dev/null", O_RDWR);
     CHECK(rig.queue->fd >= 0 && rig.queue->tx_fd >= 0);
+    rig.kernel->kick_fd = rig.queue->tx_fd;
     rig.queue->lent_max = LENT;
     join(&rig.queue->fill, &rig.kernel->fill, rig.kernel->cursors[0], rig.kernel->fill_entries);
     join(&rig.queue->rx, &rig.kernel->rx, rig.kernel->cursors[1], rig.kernel->rx_entries);
@@ -365,12 +368,28 @@ static void test_flush_gives_up_on_a_kernel_that_does_not_move(void)
 static void test_flush_leaves_a_driver_alone_that_is_at_it(void)
 {
     struct rig rig = rig_open();
+    struct hn_frame *frames[2] = {packet_of(&rig, 1), packet_of(&rig, 1)};
     rig.queue->zero_copy = true;
+    rig.kernel->cursors[2][2] = 0;
+    CHECK_EQUAL(hn_xsk_tx_burst(rig.device, 1, frames, 1), 1);
+    CHECK(hn_xsk_flush(rig.device, 1));
+    CHECK_EQUAL(rig.kernel->kicks, 0);
+    rig.kernel->cursors[2][2] = 1; /* it has gone to sleep */
+    CHECK_EQUAL(hn_xsk_tx_burst(rig.device, 1, frames + 1, 1), 1);
+    CHECK(hn_xsk_flush(rig.device, 1));
+    CHECK_EQUAL(rig.kernel->kicks, 1);
+    CHECK_EQUAL(rig.kernel->sent_count, 2);
+    rig_close(&rig);
+}
+
+static void test_copy_mode_is_kicked_whatever_the_flag_says(void)
+{
+    struct rig rig = rig_open();
     struct hn_frame *frame = packet_of(&rig, 1);
     rig.kernel->cursors[2][2] = 0;
     CHECK_EQUAL(hn_xsk_tx_burst(rig.device, 1, &frame, 1), 1);
     CHECK(hn_xsk_flush(rig.device, 1));
-    CHECK_EQUAL(rig.kernel->kicks, 0);
+    CHECK_EQUAL(rig.kernel->kicks, 1);
     rig_close(&rig);
 }
 
@@ -417,6 +436,7 @@ int main(void)
     RUN(test_transmit_takes_a_chain_whole_or_not_at_all);
     RUN(test_flush_gives_up_on_a_kernel_that_does_not_move);
     RUN(test_flush_leaves_a_driver_alone_that_is_at_it);
+    RUN(test_copy_mode_is_kicked_whatever_the_flag_says);
     RUN(test_closed_queue_neither_gives_nor_takes);
     RUN(test_close_gives_back_what_lies_in_every_ring_and_half_a_chain);
     return 0;

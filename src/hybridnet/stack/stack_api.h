@@ -119,6 +119,10 @@ void hn_udp_connect(struct hn_udp *udp, const struct hn_address *remote);
    without a kernel path also -ENETUNREACH, -EHOSTUNREACH, -EACCES, -EMSGSIZE */
 int hn_udp_send(struct hn_udp *udp, const struct hn_address *to, const uint8_t *data, size_t bytes);
 
+/* Copies the oldest received datagram out and frees it; *peer: where it came from.  Returns its
+   length, or -EAGAIN: none waits;  -EMSGSIZE: `room` is too small (it stays). */
+int32_t hn_udp_take(struct hn_udp *udp, uint8_t *to, size_t room, struct hn_address *peer);
+
 struct hn_udp_statistics {
     uint64_t rx_fast_datagrams;
     uint64_t rx_fast_bytes;

@@ -295,6 +295,22 @@ void hn_udp_copy_payload(const struct hn_pool *pool, const struct hn_frame *fram
     }
 }
 
+int32_t hn_udp_take(struct hn_udp *udp, uint8_t *to, size_t room, struct hn_address *peer)
+{
+    struct hn_pool *pool = &udp->stack->pool;
+    if (udp->queue_count == 0)
+        return -EAGAIN;
+    struct hn_frame *frame = &pool->frames[udp->queue_head];
+    int32_t bytes = frame->payload_length;
+    if ((size_t)bytes > room)
+        return -EMSGSIZE;
+    (void)hn_udp_receive(udp, &frame, 1);
+    hn_udp_copy_payload(pool, frame, to);
+    *peer = frame->peer;
+    hn_packet_free(pool, frame, HN_OWNER_SOCKET);
+    return bytes;
+}
+
 void hn_udp_read_statistics(const struct hn_udp *udp, struct hn_udp_statistics *statistics)
 {
     *statistics = udp->statistics;
