@@ -144,7 +144,23 @@ async def test_long_run_of_sends_through_small_rings_loses_nothing(
 @pytest.mark.both_loops
 @pytest.mark.parametrize("api", ["sendto", "send_batch"])
 async def test_sender_waits_for_a_slow_wire_and_loses_nothing(net: Net, api: str) -> None:
-    run("tc", *["qdisc", "add", "dev", "vb", "root", "tbf", "rate", "80mbit", "burst", "4kb", "limit", "10mb"])
+    run(
+        "tc",
+        *[
+            "qdisc",
+            "add",
+            "dev",
+            "vb",
+            "root",
+            "tbf",
+            "rate",
+            "80mbit",
+            "burst",
+            "4kb",
+            "limit",
+            "10mb",
+        ],
+    )
     datagrams = [(b"%d" % number).ljust(1000) for number in range(500)]
     async with net.stack(mode="kernel") as stack:
         channel = await stack.open_udp(SERVER4)
