@@ -399,8 +399,7 @@ static __always_inline bool is_oversize(const struct packet *packet)
 }
 
 static __always_inline int classify_udp(struct xdp_md *ctx, struct cursor *cursor,
-                                        struct packet *packet, bool generic,
-                                        enum gso_rule rule)
+                                        struct packet *packet, bool generic, enum gso_rule rule)
 {
     struct udphdr *udp = cursor->at;
     if ((void *)(udp + 1) > cursor->end || sizeof *udp > cursor->left)
@@ -491,33 +490,18 @@ static __always_inline int steer(struct xdp_md *ctx, bool generic, bool fragment
    shared info. ---- */
 
 SEC("xdp.frags")
-int hn_steer_drv(struct xdp_md *ctx)
-{
-    return steer(ctx, false, true, GSO_NEVER);
-}
+int hn_steer_drv(struct xdp_md *ctx) { return steer(ctx, false, true, GSO_NEVER); }
 
 SEC("xdp")
-int hn_steer_drv_lin(struct xdp_md *ctx)
-{
-    return steer(ctx, false, false, GSO_NEVER);
-}
+int hn_steer_drv_lin(struct xdp_md *ctx) { return steer(ctx, false, false, GSO_NEVER); }
 
 SEC("xdp.frags")
-int hn_steer_skb(struct xdp_md *ctx)
-{
-    return steer(ctx, true, true, GSO_SHARED_INFO);
-}
+int hn_steer_skb(struct xdp_md *ctx) { return steer(ctx, true, true, GSO_SHARED_INFO); }
 
 SEC("xdp.frags")
-int hn_steer_skb_sum(struct xdp_md *ctx)
-{
-    return steer(ctx, true, true, GSO_CHECKSUM);
-}
+int hn_steer_skb_sum(struct xdp_md *ctx) { return steer(ctx, true, true, GSO_CHECKSUM); }
 
 SEC("xdp")
-int hn_steer_skb_lin(struct xdp_md *ctx)
-{
-    return steer(ctx, true, false, GSO_CHECKSUM);
-}
+int hn_steer_skb_lin(struct xdp_md *ctx) { return steer(ctx, true, false, GSO_CHECKSUM); }
 
 char hn_license[] SEC("license") = "Dual BSD/GPL";

@@ -34,9 +34,7 @@ def resolve(address: tuple[Any, ...], *, passive: bool) -> tuple[socket.AddressF
     if not 0 <= port <= 65535:
         raise ValueError(f"a port is from 0 to 65535, not {port}")
     try:
-        found = socket.getaddrinfo(
-            host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
-        )
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         raise ValueError(
             f"{host!r} is not a numeric IPv4 or IPv6 address; resolve names first "
@@ -68,7 +66,9 @@ def respell(address: object, family: int) -> Address | None:
     except (OSError, TypeError, UnicodeError):
         return None
     sockaddr: Any = infos[0][4]
-    plain: Address = sockaddr if family == socket.AF_INET else (sockaddr[0].partition("%")[0], *sockaddr[1:])
+    plain: Address = (
+        sockaddr if family == socket.AF_INET else (sockaddr[0].partition("%")[0], *sockaddr[1:])
+    )
     return plain if plain != address and plain[1] else None
 
 

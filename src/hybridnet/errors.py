@@ -39,7 +39,9 @@ class WouldBlock(HybridnetError, BlockingIOError):
 class LeaseReleased(HybridnetError):
     """A leased batch was used after ``release()`` (EFAULT)."""
 
-    def __init__(self, message: str = "the lease was released; its frames are in use again") -> None:
+    def __init__(
+        self, message: str = "the lease was released; its frames are in use again"
+    ) -> None:
         super().__init__(errno.EFAULT, message)
 
 

@@ -104,8 +104,7 @@ static PyObject *send_copies(HnPort *port, const Py_buffer *payloads, const Py_b
             return NULL;
         }
         error = hn_port_transmit(port, datagram.peer.family ? &datagram.peer : NULL,
-                                 (const uint8_t *)payloads->buf + datagram.offset,
-                                 datagram.length);
+                                 (const uint8_t *)payloads->buf + datagram.offset, datagram.length);
         if (hn_unlikely(error != 0))
             break;
     }
@@ -295,13 +294,13 @@ static PyObject *lease_descriptors(PyObject *self, PyObject *ignored)
     (void)ignored;
     if (check_lease(lease) < 0)
         return NULL;
-    PyObject *bytes = PyBytes_FromStringAndSize(
-        NULL, (Py_ssize_t)(lease->count * sizeof(struct hn_datagram)));
+    PyObject *bytes =
+        PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(lease->count * sizeof(struct hn_datagram)));
     if (!bytes)
         return NULL;
     uint8_t *table = (uint8_t *)PyBytes_AS_STRING(bytes);
     for (uint32_t i = 0; i < lease->count; i++) {
-        struct hn_datagram datagram = { 0 };
+        struct hn_datagram datagram = {0};
         if (lease->items[i].frame)
             describe(&datagram, lease->items[i].frame, 0);
         memcpy(table + i * sizeof datagram, &datagram, sizeof datagram);
@@ -318,8 +317,8 @@ static int lease_getbuffer(PyObject *self, Py_buffer *view, int flags)
         return -1;
     }
     struct hn_frame *frame = lease->items[lease->exporting].frame;
-    if (PyBuffer_FillInfo(view, self, frame->data + frame->payload_offset, frame->payload_length,
-                          0, flags) != 0)
+    if (PyBuffer_FillInfo(view, self, frame->data + frame->payload_offset, frame->payload_length, 0,
+                          flags) != 0)
         return -1;
     lease->exports++;
     return 0;
@@ -351,24 +350,22 @@ static PyObject *get_released(PyObject *self, void *closure)
 }
 
 static PyGetSetDef lease_getset[] = {
-    { "released", get_released, NULL, "True when the frames were given back.", NULL },
-    { NULL, NULL, NULL, NULL, NULL }
-};
+    {"released", get_released, NULL, "True when the frames were given back.", NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
 static PyMethodDef lease_methods[] = {
-    { "view", lease_view, METH_O, "view(i) -> memoryview of the i-th payload, writable" },
-    { "descriptors", lease_descriptors, METH_NOARGS, "descriptors() -> bytes" },
-    { "release", lease_release, METH_NOARGS, "release()\n\nGive the frames back." },
-    { NULL, NULL, 0, NULL }
-};
-static PyType_Slot lease_slots[] = { { Py_tp_dealloc, lease_dealloc },
-                                     { Py_tp_methods, lease_methods },
-                                     { Py_tp_getset, lease_getset },
-                                     { Py_sq_length, lease_length },
-                                     { Py_bf_getbuffer, lease_getbuffer },
-                                     { Py_bf_releasebuffer, lease_releasebuffer },
-                                     { 0, NULL } };
-PyType_Spec hn_lease_spec = { .name = "hybridnet._native.Lease",
-                              .basicsize = sizeof(HnLease),
-                              .itemsize = sizeof(struct leased),
-                              .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-                              .slots = lease_slots };
+    {"view", lease_view, METH_O, "view(i) -> memoryview of the i-th payload, writable"},
+    {"descriptors", lease_descriptors, METH_NOARGS, "descriptors() -> bytes"},
+    {"release", lease_release, METH_NOARGS, "release()\n\nGive the frames back."},
+    {NULL, NULL, 0, NULL}};
+static PyType_Slot lease_slots[] = {{Py_tp_dealloc, lease_dealloc},
+                                    {Py_tp_methods, lease_methods},
+                                    {Py_tp_getset, lease_getset},
+                                    {Py_sq_length, lease_length},
+                                    {Py_bf_getbuffer, lease_getbuffer},
+                                    {Py_bf_releasebuffer, lease_releasebuffer},
+                                    {0, NULL}};
+PyType_Spec hn_lease_spec = {.name = "hybridnet._native.Lease",
+                             .basicsize = sizeof(HnLease),
+                             .itemsize = sizeof(struct leased),
+                             .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                             .slots = lease_slots};

@@ -14,8 +14,8 @@ void hn_engine_report(HnEngine *engine, PyObject *owner)
     PyErr_NormalizeException(&type, &value, &traceback);
     if (value && traceback)
         PyException_SetTraceback(value, traceback);
-    PyObject *result = PyObject_CallFunctionObjArgs(
-        engine->on_exception, value ? value : Py_None, owner ? owner : Py_None, NULL);
+    PyObject *result = PyObject_CallFunctionObjArgs(engine->on_exception, value ? value : Py_None,
+                                                    owner ? owner : Py_None, NULL);
     if (!result)
         PyErr_WriteUnraisable(engine->on_exception);
     Py_XDECREF(result);
@@ -85,12 +85,12 @@ static int report_failures(HnEngine *engine)
     while (engine->stack && hn_kernel_next_failure(engine->kernel, &failure)) {
         HnPort *port = failure.udp->owner;
         failure.to.reserved = 0;
-        PyObject *address = failure.to.family ? hn_address_object(port, &failure.to)
-                                              : Py_NewRef(Py_None);
+        PyObject *address =
+            failure.to.family ? hn_address_object(port, &failure.to) : Py_NewRef(Py_None);
         if (!address)
             return -1;
-        PyObject *result = PyObject_CallFunction(engine->on_failure, "OiN", port->owner,
-                                                 failure.error, address);
+        PyObject *result =
+            PyObject_CallFunction(engine->on_failure, "OiN", port->owner, failure.error, address);
         if (call_and_drop(result, engine) < 0)
             return -1;
     }
@@ -265,8 +265,8 @@ static PyObject *engine_close(PyObject *self, PyObject *ignored)
 
 static int engine_init(PyObject *self, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = { "stack",      "schedule",   "on_exception", "on_writable",
-                             "on_failure", "on_kernel_full", "on_wanted",   NULL };
+    static char *names[] = {"stack",      "schedule",       "on_exception", "on_writable",
+                            "on_failure", "on_kernel_full", "on_wanted",    NULL};
     HnEngine *engine = (HnEngine *)self;
     unsigned long long stack;
     PyObject *schedule, *on_exception, *on_writable, *on_failure, *on_kernel_full, *on_wanted;
@@ -332,32 +332,27 @@ static PyObject *get_blocked(PyObject *self, void *closure)
 }
 
 static PyGetSetDef engine_getset[] = {
-    { "blocked", get_blocked, NULL, "A sender was held back and not yet told to go on.", NULL },
-    { NULL, NULL, NULL, NULL, NULL }
-};
+    {"blocked", get_blocked, NULL, "A sender was held back and not yet told to go on.", NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
 
 static PyMethodDef engine_methods[] = {
-    { "turn", (PyCFunction)(void (*)(void))engine_turn, METH_FASTCALL,
-      "turn(device, queue, budget) -> int\n\nReceive, deliver, flush. Returns packets received." },
-    { "spin", (PyCFunction)(void (*)(void))engine_spin, METH_FASTCALL,
-      "spin(budget, nanoseconds) -> int\n\nAs turn() over all queues, busy until something comes." },
-    { "flush", engine_flush, METH_NOARGS, "flush()\n\nSend what was put into the graph." },
-    { "deliver", engine_deliver, METH_NOARGS,
-      "deliver() -> int\n\nHand over what is queued, then flush." },
-    { "close", engine_close, METH_NOARGS,
-      "close()\n\nFree the stack, at once or with the last lease." },
-    { NULL, NULL, 0, NULL }
-};
+    {"turn", (PyCFunction)(void (*)(void))engine_turn, METH_FASTCALL,
+     "turn(device, queue, budget) -> int\n\nReceive, deliver, flush. Returns packets received."},
+    {"spin", (PyCFunction)(void (*)(void))engine_spin, METH_FASTCALL,
+     "spin(budget, nanoseconds) -> int\n\nAs turn() over all queues, busy until something comes."},
+    {"flush", engine_flush, METH_NOARGS, "flush()\n\nSend what was put into the graph."},
+    {"deliver", engine_deliver, METH_NOARGS,
+     "deliver() -> int\n\nHand over what is queued, then flush."},
+    {"close", engine_close, METH_NOARGS,
+     "close()\n\nFree the stack, at once or with the last lease."},
+    {NULL, NULL, 0, NULL}};
 
-static PyType_Slot engine_slots[] = { { Py_tp_init, engine_init },
-                                      { Py_tp_dealloc, engine_dealloc },
-                                      { Py_tp_traverse, engine_traverse },
-                                      { Py_tp_clear, engine_clear },
-                                      { Py_tp_methods, engine_methods },
-                                      { Py_tp_getset, engine_getset },
-                                      { Py_tp_new, PyType_GenericNew },
-                                      { 0, NULL } };
-PyType_Spec hn_engine_spec = { .name = "hybridnet._native.Engine",
-                               .basicsize = sizeof(HnEngine),
-                               .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                               .slots = engine_slots };
+static PyType_Slot engine_slots[] = {
+    {Py_tp_init, engine_init},         {Py_tp_dealloc, engine_dealloc},
+    {Py_tp_traverse, engine_traverse}, {Py_tp_clear, engine_clear},
+    {Py_tp_methods, engine_methods},   {Py_tp_getset, engine_getset},
+    {Py_tp_new, PyType_GenericNew},    {0, NULL}};
+PyType_Spec hn_engine_spec = {.name = "hybridnet._native.Engine",
+                              .basicsize = sizeof(HnEngine),
+                              .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                              .slots = engine_slots};

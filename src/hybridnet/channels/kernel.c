@@ -64,7 +64,7 @@ void hn_kernel_io_destroy(struct hn_kernel_io *io)
     free(io);
 }
 
-static const uint8_t mapped_prefix[12] = { [10] = 0xff, [11] = 0xff };
+static const uint8_t mapped_prefix[12] = {[10] = 0xff, [11] = 0xff};
 
 static void read_address(const union hn_sockaddr *from, struct hn_address *to)
 {
@@ -120,16 +120,15 @@ static uint32_t prepare(struct hn_kernel_io *io, uint32_t max)
         if (!frame)
             break;
         io->frames[count] = frame;
-        io->vectors[count][0] = (struct iovec){ frame->data, room };
+        io->vectors[count][0] = (struct iovec){frame->data, room};
         io->vectors[count][1] =
-            (struct iovec){ io->overflow + (size_t)count * OVERFLOW_BYTES, OVERFLOW_BYTES };
-        io->messages[count].msg_hdr =
-            (struct msghdr){ .msg_name = &io->addresses[count],
-                             .msg_namelen = sizeof io->addresses[count],
-                             .msg_iov = io->vectors[count],
-                             .msg_iovlen = 2,
-                             .msg_control = io->control[count],
-                             .msg_controllen = sizeof io->control[count] };
+            (struct iovec){io->overflow + (size_t)count * OVERFLOW_BYTES, OVERFLOW_BYTES};
+        io->messages[count].msg_hdr = (struct msghdr){.msg_name = &io->addresses[count],
+                                                      .msg_namelen = sizeof io->addresses[count],
+                                                      .msg_iov = io->vectors[count],
+                                                      .msg_iovlen = 2,
+                                                      .msg_control = io->control[count],
+                                                      .msg_controllen = sizeof io->control[count]};
     }
     return count;
 }
@@ -206,8 +205,8 @@ int hn_kernel_receive(struct hn_kernel_io *io, struct hn_udp *udp, int fd, uint3
    unconnected one, where nobody expects it.  Reporting clears it, so a second try tells. */
 static bool may_be_stale(int error, bool has_address)
 {
-    return has_address && (error == ECONNREFUSED || error == EHOSTUNREACH ||
-                           error == ENETUNREACH || error == EMSGSIZE || error == EACCES);
+    return has_address && (error == ECONNREFUSED || error == EHOSTUNREACH || error == ENETUNREACH ||
+                           error == EMSGSIZE || error == EACCES);
 }
 
 /* A full queue below the socket drops datagrams; only sockets with IP_RECVERR hear of it, which
@@ -252,14 +251,13 @@ int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int soc
     if (!frame) {
         /* It goes at once, but not ahead of what was sent before it. */
         (void)hn_kernel_flush(io);
-        return io->queue_count ? -EAGAIN
-                               : hn_kernel_send(udp, fd, socket_family, to, data, bytes);
+        return io->queue_count ? -EAGAIN : hn_kernel_send(udp, fd, socket_family, to, data, bytes);
     }
     memcpy(frame->data, data, bytes);
     frame->length = (uint32_t)bytes;
     frame->device = UINT8_MAX; /* no device's to take back */
     struct queued *entry = &io->queue[io->queue_count++];
-    *entry = (struct queued){ .udp = udp, .frame = frame, .fd = fd, .has_address = to != NULL };
+    *entry = (struct queued){.udp = udp, .frame = frame, .fd = fd, .has_address = to != NULL};
     if (to)
         entry->to = *to;
     /* The family only matters for how the address is written. */
@@ -275,7 +273,7 @@ static void remember_failure(struct hn_kernel_io *io, const struct queued *entry
     if (io->failure_tail - io->failure_head == FAILURES_MAX)
         io->failure_head++; /* the oldest goes: the counter above has it */
     io->failures[io->failure_tail++ % FAILURES_MAX] =
-        (struct hn_kernel_failure){ .udp = entry->udp, .to = entry->to, .error = error };
+        (struct hn_kernel_failure){.udp = entry->udp, .to = entry->to, .error = error};
 }
 
 /* One sendmmsg for the queue's first entries that share a socket; how many are done with. */
@@ -286,8 +284,8 @@ static uint32_t send_run(struct hn_kernel_io *io, uint32_t start, int *full_fd)
     for (; start + count < io->queue_count && io->queue[start + count].fd == fd; count++) {
         struct queued *entry = &io->queue[start + count];
         struct msghdr *message = &io->messages[count].msg_hdr;
-        io->vectors[count][0] = (struct iovec){ entry->frame->data, entry->frame->length };
-        *message = (struct msghdr){ .msg_iov = io->vectors[count], .msg_iovlen = 1 };
+        io->vectors[count][0] = (struct iovec){entry->frame->data, entry->frame->length};
+        *message = (struct msghdr){.msg_iov = io->vectors[count], .msg_iovlen = 1};
         if (entry->has_address) {
             int family = entry->to.reserved ? AF_INET6 : AF_INET;
             message->msg_name = &io->addresses[count];
@@ -367,7 +365,7 @@ static bool read_extended(struct cmsghdr *c, struct hn_kernel_error *error)
     error->origin = extended.ee_origin;
     error->type = extended.ee_type;
     error->code = extended.ee_code;
-    union hn_sockaddr offender = { 0 };
+    union hn_sockaddr offender = {0};
     size_t rest = c->cmsg_len - CMSG_LEN(sizeof extended);
     memcpy(&offender, CMSG_DATA(c) + sizeof extended,
            rest < sizeof offender ? rest : sizeof offender);
@@ -377,16 +375,16 @@ static bool read_extended(struct cmsghdr *c, struct hn_kernel_error *error)
 
 int hn_kernel_read_error(int fd, struct hn_kernel_error *error)
 {
-    union hn_sockaddr address = { 0 };
+    union hn_sockaddr address = {0};
     uint8_t payload[1];
     _Alignas(struct cmsghdr) uint8_t control[512];
-    struct iovec vector = { payload, sizeof payload };
-    struct msghdr message = { .msg_name = &address,
-                              .msg_namelen = sizeof address,
-                              .msg_iov = &vector,
-                              .msg_iovlen = 1,
-                              .msg_control = control,
-                              .msg_controllen = sizeof control };
+    struct iovec vector = {payload, sizeof payload};
+    struct msghdr message = {.msg_name = &address,
+                             .msg_namelen = sizeof address,
+                             .msg_iov = &vector,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = sizeof control};
     memset(error, 0, sizeof *error);
     if (recvmsg(fd, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
         return errno == EAGAIN ? 0 : -errno;

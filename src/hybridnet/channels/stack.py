@@ -70,9 +70,7 @@ class Stack:
         interfaces = [read_interface(name) for name in self.interface_names]
         self._host = Host(interfaces, self.spec)
         try:
-            self._driver = Driver(
-                self._loop, self._host.core, self.spec, self._resolve_neighbors
-            )
+            self._driver = Driver(self._loop, self._host.core, self.spec, self._resolve_neighbors)
             if interfaces and self.spec.mode is not Mode.KERNEL:
                 await self._open_fast_path()
             await self._open_statistics()
@@ -286,9 +284,7 @@ class Stack:
             raise ValueError("a stack opens its own sockets; use the loop's method for 'sock'")
         if local_addr is None and remote_addr is None and family == 0:
             raise ValueError("unexpected address family")
-        options = SocketOptions(
-            reuse_port=bool(reuse_port), broadcast=bool(allow_broadcast)
-        )
+        options = SocketOptions(reuse_port=bool(reuse_port), broadcast=bool(allow_broadcast))
         pairs = await self._resolve_pairs(local_addr, remote_addr, family, proto, flags)
         errors: list[OSError] = []
         for local, remote in pairs:

@@ -87,10 +87,8 @@ static void wire_close(struct hn_device *device)
     free(wire);
 }
 
-static const struct hn_device_ops wire_ops = { .rx_burst = wire_rx_burst,
-                                               .tx_burst = wire_tx_burst,
-                                               .flush = wire_flush,
-                                               .close = wire_close };
+static const struct hn_device_ops wire_ops = {
+    .rx_burst = wire_rx_burst, .tx_burst = wire_tx_burst, .flush = wire_flush, .close = wire_close};
 
 struct hn_device *hn_wire_create(struct hn_stack *stack, uint32_t ifindex, uint32_t mtu,
                                  const uint8_t *mac, bool is_virtual)

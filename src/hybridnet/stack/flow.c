@@ -60,8 +60,7 @@ static struct path_mtu *path_mtu_slot(struct hn_flows *flows, const struct hn_ad
     return &flows->path_mtus[hash_address(&host, 0) % PATH_MTU_SLOTS];
 }
 
-void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination,
-                        uint32_t mtu)
+void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination, uint32_t mtu)
 {
     /* An error that claims less than the protocol's minimum is not believed (RFC 1191 3: 68;
        RFC 8200 5: 1280); a collision only forgets the older one. */
@@ -98,7 +97,7 @@ static bool is_for_kernel(const struct hn_address *to)
 {
     if (to->family == HN_FAMILY_IPV4)
         return to->ip[0] == 0 || to->ip[0] == 127 || to->ip[0] >= 224;
-    static const uint8_t loopback[16] = { [15] = 1 };
+    static const uint8_t loopback[16] = {[15] = 1};
     return to->ip[0] == 0xff || is_zero(to->ip, 16) || memcmp(to->ip, loopback, 16) == 0;
 }
 
@@ -174,8 +173,8 @@ static bool choose_source(struct hn_stack *stack, const struct hn_flow_source *s
         return true;
     }
     memset(ip, 0, 16);
-    return hn_fib_source(stack->fib, flow->family, route->nexthop.ifindex,
-                         flow->destination.ip, ip);
+    return hn_fib_source(stack->fib, flow->family, route->nexthop.ifindex, flow->destination.ip,
+                         ip);
 }
 
 static void write_headers(const struct hn_stack *stack, const struct hn_flow_source *source,
@@ -191,8 +190,8 @@ static void write_headers(const struct hn_stack *stack, const struct hn_flow_sou
         hn_ipv6_emit(flow->ip, source_ip, flow->destination.ip, source->protocol, source->tos,
                      source->ttl, 0);
     }
-    uint64_t sum = hn_checksum_pseudo(source_ip, flow->destination.ip, address_bytes,
-                                      source->protocol, 0);
+    uint64_t sum =
+        hn_checksum_pseudo(source_ip, flow->destination.ip, address_bytes, source->protocol, 0);
     sum += __builtin_bswap16(source->local.port);
     sum += __builtin_bswap16(flow->destination.port);
     flow->l4_sum = hn_checksum_fold(sum);
@@ -200,8 +199,8 @@ static void write_headers(const struct hn_stack *stack, const struct hn_flow_sou
 
     memcpy(flow->ethernet, flow->neighbor->mac, 6);
     memcpy(flow->ethernet + 6, stack->devices[flow->device]->mac, 6);
-    hn_store16_be(flow->ethernet + 12, flow->family == HN_FAMILY_IPV4 ? HN_ETHERTYPE_IPV4
-                                                                      : HN_ETHERTYPE_IPV6);
+    hn_store16_be(flow->ethernet + 12,
+                  flow->family == HN_FAMILY_IPV4 ? HN_ETHERTYPE_IPV4 : HN_ETHERTYPE_IPV6);
 }
 
 static void resolve(struct hn_stack *stack, const struct hn_flow_source *source,
@@ -225,9 +224,9 @@ static void resolve(struct hn_stack *stack, const struct hn_flow_source *source,
         stack->walks++;
     }
     bool via = route.nexthop.gateway_family != 0;
-    flow->neighbor = hn_neighbor_get(
-        stack->neighbors, device->ifindex, via ? route.nexthop.gateway_family : flow->family,
-        via ? route.nexthop.gateway : flow->destination.ip);
+    flow->neighbor = hn_neighbor_get(stack->neighbors, device->ifindex,
+                                     via ? route.nexthop.gateway_family : flow->family,
+                                     via ? route.nexthop.gateway : flow->destination.ip);
     if (!flow->neighbor) {
         give_up(stack, flow, ENOBUFS);
         return;

@@ -52,7 +52,6 @@ struct hn_flow *hn_flow_get(struct hn_stack *stack, const struct hn_flow_source 
                             const struct hn_address *destination);
 
 /* Path MTU by destination address, from ICMP errors. */
-void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination,
-                        uint32_t mtu);
+void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination, uint32_t mtu);
 
 #endif

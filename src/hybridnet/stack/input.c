@@ -79,7 +79,7 @@ void hn_ip4_input(struct hn_graph *graph, struct hn_node *node, struct hn_frame 
         }
         uint32_t destination = hn_load32(ip.destination);
         if (hn_unlikely(destination != last_local)) {
-            uint8_t wide[16] = { 0 };
+            uint8_t wide[16] = {0};
             memcpy(wide, ip.destination, 4);
             if (!hn_fib_is_local(stack->fib, HN_FAMILY_IPV4, wide)) {
                 hn_stack_drop(stack, frame, HN_DROP_IP4_NOT_LOCAL);
@@ -104,7 +104,7 @@ void hn_ip6_input(struct hn_graph *graph, struct hn_node *node, struct hn_frame 
         [HN_IPV6_FRAGMENT] = HN_DROP_IP6_FRAGMENT,
     };
     static const uint8_t unspecified[16];
-    static const uint8_t loopback[16] = { [15] = 1 };
+    static const uint8_t loopback[16] = {[15] = 1};
     struct hn_stack *stack = node->context;
     (void)graph;
     for (uint32_t i = 0; i < count; i++) {

@@ -100,7 +100,7 @@ static bool release_neighbor(struct hn_neighbor *entry, void *context)
 
 void hn_stack_neighbors_changed(struct hn_stack *stack, uint64_t now_ns)
 {
-    struct release release = { .stack = stack };
+    struct release release = {.stack = stack};
     stack->now_ns = now_ns;
     hn_neighbors_visit(stack->neighbors, release_neighbor, &release);
     if (release.any)

@@ -27,15 +27,15 @@ static int add_nodes(struct hn_stack *stack)
         const char *name;
         hn_node_process process;
     } nodes[HN_NODE_STACK_COUNT] = {
-        [HN_NODE_ETH_INPUT] = { "eth_input", hn_eth_input },
-        [HN_NODE_IP4_INPUT] = { "ip4_input", hn_ip4_input },
-        [HN_NODE_IP6_INPUT] = { "ip6_input", hn_ip6_input },
-        [HN_NODE_UDP_INPUT] = { "udp_input", hn_udp_input },
-        [HN_NODE_UDP_OUTPUT] = { "udp_output", hn_udp_output },
-        [HN_NODE_IP4_OUTPUT] = { "ip4_output", hn_ip4_output },
-        [HN_NODE_IP6_OUTPUT] = { "ip6_output", hn_ip6_output },
-        [HN_NODE_NEIGHBOR_OUTPUT] = { "neighbor_output", hn_neighbor_output },
-        [HN_NODE_DEV_TX] = { "dev_tx", hn_dev_tx },
+        [HN_NODE_ETH_INPUT] = {"eth_input", hn_eth_input},
+        [HN_NODE_IP4_INPUT] = {"ip4_input", hn_ip4_input},
+        [HN_NODE_IP6_INPUT] = {"ip6_input", hn_ip6_input},
+        [HN_NODE_UDP_INPUT] = {"udp_input", hn_udp_input},
+        [HN_NODE_UDP_OUTPUT] = {"udp_output", hn_udp_output},
+        [HN_NODE_IP4_OUTPUT] = {"ip4_output", hn_ip4_output},
+        [HN_NODE_IP6_OUTPUT] = {"ip6_output", hn_ip6_output},
+        [HN_NODE_NEIGHBOR_OUTPUT] = {"neighbor_output", hn_neighbor_output},
+        [HN_NODE_DEV_TX] = {"dev_tx", hn_dev_tx},
     };
     for (uint32_t i = 0; i < HN_NODE_STACK_COUNT; i++)
         if (hn_graph_add(stack->graph, nodes[i].name, nodes[i].process, stack) < 0)
@@ -175,8 +175,7 @@ void hn_stack_set_device(struct hn_stack *stack, uint32_t device_index, uint32_t
         return;
     device->mtu = mtu;
     memcpy(device->mac, mac, sizeof device->mac);
-    device->flags =
-        up ? device->flags & ~(uint32_t)HN_DEVICE_DOWN : device->flags | HN_DEVICE_DOWN;
+    device->flags = up ? device->flags & ~(uint32_t)HN_DEVICE_DOWN : device->flags | HN_DEVICE_DOWN;
     stack->local_generation++;
 }
 
@@ -263,8 +262,7 @@ void hn_stack_memory(const struct hn_stack *stack, struct hn_memory_statistics *
     statistics->frame_bytes = pool->frame_bytes;
     statistics->free = pool->free_count;
     statistics->free_min = pool->free_count_min;
-    statistics->bytes_total =
-        (uint64_t)pool->frame_count *
-            (pool->frame_bytes + sizeof(struct hn_frame) + sizeof(uint32_t)) +
-        sizeof *stack + sizeof *stack->graph + hn_flows_bytes(stack->flows);
+    statistics->bytes_total = (uint64_t)pool->frame_count *
+                                  (pool->frame_bytes + sizeof(struct hn_frame) + sizeof(uint32_t)) +
+                              sizeof *stack + sizeof *stack->graph + hn_flows_bytes(stack->flows);
 }

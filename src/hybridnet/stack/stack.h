@@ -49,7 +49,7 @@ struct hn_stack {
     uint32_t backlog_max;
     uint32_t backlog_total;
     bool kernel_path;
-    bool neighbors_wanted; /* since the layer above last looked (hn_neighbor_next_wanted) */
+    bool neighbors_wanted;     /* since the layer above last looked (hn_neighbor_next_wanted) */
     struct hn_udp *ready_head; /* endpoints with something to receive, each once */
     struct hn_udp *ready_tail;
     struct hn_device *devices[HN_DEVICES_MAX];

@@ -78,8 +78,7 @@ struct hn_udp *hn_udp_open(struct hn_stack *stack, const struct hn_address *loca
 {
     static uint32_t next_id; /* tells flows of different endpoints apart; 0 is never given */
     struct hn_udp **bucket = bucket_of(stack, local->port);
-    if (local->port == 0 ||
-        (local->family != HN_FAMILY_IPV4 && local->family != HN_FAMILY_IPV6)) {
+    if (local->port == 0 || (local->family != HN_FAMILY_IPV4 && local->family != HN_FAMILY_IPV6)) {
         *error = EINVAL;
         return NULL;
     }

@@ -30,8 +30,7 @@ static bool checksum_is_good(const struct hn_stack *stack, const struct hn_frame
 {
     if (header->checksum == 0)
         return is_ipv4;
-    uint64_t sum =
-        pseudo + sum_packet(&stack->pool, frame, frame->l4_offset, header->length);
+    uint64_t sum = pseudo + sum_packet(&stack->pool, frame, frame->l4_offset, header->length);
     if (hn_likely(hn_checksum_fold(sum) == 0xffff))
         return true;
     const struct hn_device *device = stack->devices[frame->device];
@@ -68,12 +67,11 @@ static void input_one(struct hn_stack *stack, struct hn_frame *frame, struct hn_
     struct hn_udp_header header;
     struct hn_address local, peer;
     uint32_t available = frame->total_length - frame->l4_offset;
-    if (!hn_udp_parse(frame->data + frame->l4_offset, frame->length - frame->l4_offset,
-                      available, &header)) {
-        bool short_packet = available < HN_UDP_BYTES ||
-                            frame->length < (uint32_t)frame->l4_offset + HN_UDP_BYTES;
-        hn_stack_drop(stack, frame,
-                      short_packet ? HN_DROP_UDP_TRUNCATED : HN_DROP_UDP_BAD_LENGTH);
+    if (!hn_udp_parse(frame->data + frame->l4_offset, frame->length - frame->l4_offset, available,
+                      &header)) {
+        bool short_packet =
+            available < HN_UDP_BYTES || frame->length < (uint32_t)frame->l4_offset + HN_UDP_BYTES;
+        hn_stack_drop(stack, frame, short_packet ? HN_DROP_UDP_TRUNCATED : HN_DROP_UDP_BAD_LENGTH);
         return;
     }
     read_addresses(frame, &local, &peer);
@@ -92,8 +90,7 @@ static void input_one(struct hn_stack *stack, struct hn_frame *frame, struct hn_
     /* fe80::/10 means something on its link only. */
     if (!is_ipv4 && peer.ip[0] == 0xfe && (peer.ip[1] & 0xc0) == 0x80)
         peer.scope_id = stack->devices[frame->device]->ifindex;
-    if (!*last_udp || (*last_udp)->remote.family != 0 ||
-        memcmp(&local, last, sizeof local) != 0) {
+    if (!*last_udp || (*last_udp)->remote.family != 0 || memcmp(&local, last, sizeof local) != 0) {
         *last_udp = hn_udp_find(stack, &local, &peer);
         *last = local;
     }
@@ -113,7 +110,7 @@ void hn_udp_input(struct hn_graph *graph, struct hn_node *node, struct hn_frame 
     struct hn_stack *stack = node->context;
     /* Bursts mostly go to one endpoint: the last one found is tried first, unless others with
        the same address could be more specific, which only connected ones are. */
-    struct hn_address last = { .family = 0 };
+    struct hn_address last = {.family = 0};
     struct hn_udp *last_udp = NULL;
     (void)graph;
     for (uint32_t i = 0; i < count; i++)

@@ -25,9 +25,8 @@ void hn_udp_output(struct hn_graph *graph, struct hn_node *node, struct hn_frame
         frame->data -= HN_UDP_BYTES;
         frame->length += HN_UDP_BYTES;
         hn_udp_emit(frame->data, flow->source_port, flow->destination.port, length, checksum);
-        hn_graph_put(graph,
-                     flow->family == HN_FAMILY_IPV4 ? HN_NODE_IP4_OUTPUT : HN_NODE_IP6_OUTPUT,
-                     frame);
+        hn_graph_put(
+            graph, flow->family == HN_FAMILY_IPV4 ? HN_NODE_IP4_OUTPUT : HN_NODE_IP6_OUTPUT, frame);
     }
 }
 
@@ -102,8 +101,7 @@ static void send_on_flow(struct hn_udp *udp, struct hn_flow *flow, struct hn_fra
     hn_graph_put(udp->stack->graph, HN_NODE_UDP_OUTPUT, frame);
 }
 
-int hn_udp_send(struct hn_udp *udp, const struct hn_address *to, const uint8_t *data,
-                size_t bytes)
+int hn_udp_send(struct hn_udp *udp, const struct hn_address *to, const uint8_t *data, size_t bytes)
 {
     struct hn_flow *flow;
     int verdict = choose_path(udp, to, bytes, &flow);

@@ -132,9 +132,7 @@ class XskDevice:
             result = lib.hn_xsk_open_queue(self._native, queue, options)
         if result < 0:
             raise _queue_error(-result, self.interface.name, queue, self.step)
-        result = lib.hn_program_set_socket(
-            self._program, queue, lib.hn_xsk_fd(self._native, queue)
-        )
+        result = lib.hn_program_set_socket(self._program, queue, lib.hn_xsk_fd(self._native, queue))
         if result < 0:
             raise from_errno(result, f"queue {queue} of {self.interface.name} cannot be steered")
 
@@ -144,9 +142,7 @@ class XskDevice:
 
     def is_zero_copy(self) -> bool:
         """True when the kernel granted zero-copy on every queue."""
-        return all(
-            lib.hn_xsk_is_zero_copy(self._native, q) for q in range(self.interface.queues)
-        )
+        return all(lib.hn_xsk_is_zero_copy(self._native, q) for q in range(self.interface.queues))
 
     def add_endpoint(self, protocol: int, local: Any) -> None:
         """Lift packets for a ``struct hn_address *`` from here on; may be added repeatedly."""

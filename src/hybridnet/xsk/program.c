@@ -69,7 +69,8 @@ static struct bpf_object *object_prepare(const char *path, const char *name, uin
     if (!object)
         return NULL;
     struct bpf_program *program;
-    bpf_object__for_each_program(program, object) {
+    bpf_object__for_each_program(program, object)
+    {
         bool is_wanted = strcmp(bpf_program__name(program), name) == 0;
         bpf_program__set_autoload(program, is_wanted);
         if (is_wanted)
@@ -135,8 +136,7 @@ static void explain_load_error(const struct hn_report *report, const char *path,
                        "the kernel does not show its types in /sys/kernel/btf/vmlinux "
                        "(CONFIG_DEBUG_INFO_BTF); choose mode \"kernel\"");
     else
-        hn_report_fail(report, EINVAL, "the steering program was refused (%s): %s", text,
-                       line);
+        hn_report_fail(report, EINVAL, "the steering program was refused (%s): %s", text, line);
 }
 
 static int program_find_maps(struct hn_program *program)
@@ -294,8 +294,7 @@ static void explain_attach_error(const struct hn_program *program, const struct 
     } else if (!if_indextoname(ifindex, again)) {
         hn_report_fail(report, ENODEV, "interface %s went away", interface);
     } else if (error == ENOMEM) {
-        hn_report_fail(report, ENOMEM, "interface %s: the kernel has no memory for XDP",
-                       interface);
+        hn_report_fail(report, ENOMEM, "interface %s: the kernel has no memory for XDP", interface);
     } else {
         const char *why = ask_kernel_why(program, ifindex, flags);
         if (flags & XDP_FLAGS_DRV_MODE)
@@ -306,9 +305,9 @@ static void explain_attach_error(const struct hn_program *program, const struct 
     }
 }
 
-struct hn_program *hn_program_open(const char *object_path, uint32_t ifindex,
-                                   enum hn_xdp_mode mode, uint32_t mtu, uint32_t queue_count,
-                                   int *error_number, char *message, size_t message_bytes)
+struct hn_program *hn_program_open(const char *object_path, uint32_t ifindex, enum hn_xdp_mode mode,
+                                   uint32_t mtu, uint32_t queue_count, int *error_number,
+                                   char *message, size_t message_bytes)
 {
     const struct hn_report report = {error_number, message, message_bytes};
     char interface[IF_NAMESIZE];

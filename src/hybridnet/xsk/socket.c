@@ -27,10 +27,10 @@ static int set_ring_sizes(int fd, const struct hn_xsk_options *options)
     const struct {
         int option;
         uint32_t size;
-    } rings[] = { { XDP_UMEM_FILL_RING, options->fill_size },
-                  { XDP_UMEM_COMPLETION_RING, options->completion_size },
-                  { XDP_RX_RING, options->rx_size },
-                  { XDP_TX_RING, options->tx_size } };
+    } rings[] = {{XDP_UMEM_FILL_RING, options->fill_size},
+                 {XDP_UMEM_COMPLETION_RING, options->completion_size},
+                 {XDP_RX_RING, options->rx_size},
+                 {XDP_TX_RING, options->tx_size}};
     for (size_t i = 0; i < sizeof rings / sizeof *rings; i++) {
         int error = set_option(fd, rings[i].option, &rings[i].size, sizeof rings[i].size);
         if (error)
@@ -49,12 +49,12 @@ static int map_ring(struct hn_xsk_queue *queue, struct hn_ring *ring, int slot, 
         return -errno;
     queue->maps[slot].address = memory;
     queue->maps[slot].bytes = bytes;
-    *ring = (struct hn_ring){ .producer = (uint32_t *)(void *)(memory + offset->producer),
-                              .consumer = (uint32_t *)(void *)(memory + offset->consumer),
-                              .flags = (uint32_t *)(void *)(memory + offset->flags),
-                              .entries = memory + offset->desc,
-                              .size = size,
-                              .mask = size - 1 };
+    *ring = (struct hn_ring){.producer = (uint32_t *)(void *)(memory + offset->producer),
+                             .consumer = (uint32_t *)(void *)(memory + offset->consumer),
+                             .flags = (uint32_t *)(void *)(memory + offset->flags),
+                             .entries = memory + offset->desc,
+                             .size = size,
+                             .mask = size - 1};
     ring->cached_producer = *ring->producer;
     ring->cached_consumer = *ring->consumer;
     return 0;
@@ -104,15 +104,14 @@ static void set_wishes(int fd, const struct hn_xsk_options *options)
 static int bind_queue(struct hn_xsk_queue *queue, uint32_t ifindex, uint32_t queue_id,
                       const struct hn_xsk_options *options)
 {
-    struct sockaddr_xdp address = { .sxdp_family = AF_XDP,
-                                    .sxdp_ifindex = ifindex,
-                                    .sxdp_queue_id = queue_id };
-    address.sxdp_flags = (uint16_t)(XDP_USE_NEED_WAKEUP |
-                                    (options->zero_copy ? XDP_ZEROCOPY : XDP_COPY) |
-                                    (options->multi_buffer ? XDP_USE_SG : 0));
+    struct sockaddr_xdp address = {
+        .sxdp_family = AF_XDP, .sxdp_ifindex = ifindex, .sxdp_queue_id = queue_id};
+    address.sxdp_flags =
+        (uint16_t)(XDP_USE_NEED_WAKEUP | (options->zero_copy ? XDP_ZEROCOPY : XDP_COPY) |
+                   (options->multi_buffer ? XDP_USE_SG : 0));
     if (bind(queue->fd, (struct sockaddr *)&address, sizeof address) != 0)
         return -errno;
-    struct xdp_options granted = { 0 };
+    struct xdp_options granted = {0};
     socklen_t bytes = sizeof granted;
     if (getsockopt(queue->fd, SOL_XDP, XDP_OPTIONS, &granted, &bytes) == 0)
         queue->zero_copy = (granted.flags & XDP_OPTIONS_ZEROCOPY) != 0;

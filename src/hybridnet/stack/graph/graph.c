@@ -32,8 +32,7 @@ struct hn_graph *hn_graph_create(void)
 
 void hn_graph_destroy(struct hn_graph *graph) { free(graph); }
 
-int hn_graph_add(struct hn_graph *graph, const char *name, hn_node_process process,
-                 void *context)
+int hn_graph_add(struct hn_graph *graph, const char *name, hn_node_process process, void *context)
 {
     if (graph->node_count == HN_NODES_MAX)
         return -ENOSPC;

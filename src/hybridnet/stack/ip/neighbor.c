@@ -202,8 +202,8 @@ static void entry_update(struct hn_neighbors *table, struct hn_neighbor *entry, 
         table->generation++;
 }
 
-int hn_neighbor_set(struct hn_neighbors *table, uint32_t ifindex, uint8_t family,
-                    const uint8_t *ip, uint8_t state, const uint8_t *mac, uint32_t epoch)
+int hn_neighbor_set(struct hn_neighbors *table, uint32_t ifindex, uint8_t family, const uint8_t *ip,
+                    uint8_t state, const uint8_t *mac, uint32_t epoch)
 {
     const uint8_t usable = HN_NUD_REACHABLE | HN_NUD_STALE | HN_NUD_DELAY | HN_NUD_PROBE |
                            HN_NUD_NOARP | HN_NUD_PERMANENT;

@@ -63,9 +63,9 @@ static inline enum hn_ipv6_fault hn_ipv6_parse(const uint8_t *header, uint32_t l
     return HN_IPV6_OK;
 }
 
-static inline void hn_ipv6_emit(uint8_t *header, const uint8_t *source,
-                                const uint8_t *destination, uint8_t protocol,
-                                uint8_t traffic_class, uint8_t hop_limit, uint16_t payload_bytes)
+static inline void hn_ipv6_emit(uint8_t *header, const uint8_t *source, const uint8_t *destination,
+                                uint8_t protocol, uint8_t traffic_class, uint8_t hop_limit,
+                                uint16_t payload_bytes)
 {
     header[0] = (uint8_t)(0x60 | traffic_class >> 4);
     header[1] = (uint8_t)(traffic_class << 4);
