@@ -92,9 +92,7 @@ class Stack:
         # Its import takes a while, and only the fast path needs it.
         from hybridnet.control.watcher import Watcher
 
-        self._watcher = Watcher(
-            host.tables, on_change=self._on_change, before_change=self.driver.engine.flush
-        )
+        self._watcher = Watcher(host.tables, on_change=self._on_change)
         await self._watcher.start()
         host.apply_links(self._watcher.links)
         host.apply_addresses(self._watcher.addresses)

@@ -110,7 +110,6 @@ class Watcher:
 
     __slots__ = (
         "_attempts",
-        "_before_change",
         "_buffer",
         "_closed",
         "_count",
@@ -144,7 +143,6 @@ class Watcher:
         tables: object,
         *,
         on_change: Callable[[Change], None],
-        before_change: Callable[[], object] | None = None,
         receive_buffer_bytes: int = 1 << 25,
     ) -> None:
         """Prepare; nothing happens before ``start``.
@@ -152,13 +150,10 @@ class Watcher:
         ``tables``: ``struct hn_control_tables *``, owned by the caller, who keeps it and what it
         points at until after ``close``.  ``on_change`` is called on the loop after each burst of
         news that changed something; what it raises goes to the loop's exception handler.
-        ``before_change`` is called each time before the tables are touched, so that their user can
-        finish with packets that refer to entries.
         ``receive_buffer_bytes``: room for news in the kernel, granted as far as allowed.
         """
         self._tables = ffi.cast("struct hn_control_tables *", tables)
         self._on_change = on_change
-        self._before_change = before_change
         self._receive_buffer_bytes = receive_buffer_bytes
         self._state = KernelState(tables)
         self._count = _Counters()
@@ -311,7 +306,6 @@ class Watcher:
         result, offset, done, error = self._result, 0, False, 0
         base = ffi.cast("uint8_t *", memory)
         kinds = ChangeKind.NOTHING
-        self._announce_change()
         while offset < len(view):
             if lib.hn_control_parse(
                 self._tables, base + offset, len(view) - offset, dump, self._epoch, result
@@ -325,10 +319,6 @@ class Watcher:
                 offset = self._look_at(view, offset, dump)
         self._state.mark(kinds)
         return done, error
-
-    def _announce_change(self) -> None:
-        if self._before_change is not None:
-            self._before_change()
 
     def _note_result(self, live: bool) -> ChangeKind:
         result, count = self._result, self._count
@@ -491,7 +481,6 @@ class Watcher:
         self._next_dump()
 
     def _finish_dump(self, kind: Dump) -> None:
-        self._announce_change()
         try:
             self._state.finish(kind, self._epoch)
         except MemoryError as failure:

@@ -248,11 +248,6 @@ static void resolve(struct hn_stack *stack, const struct hn_flow_source *source,
         return;
     }
     const struct hn_device *device = stack->devices[flow->device];
-    /* A full table may take the room of a neighbour to which packets in the graph still point. */
-    if (hn_unlikely(hn_neighbors_are_full(stack->neighbors))) {
-        hn_graph_walk(stack->graph);
-        stack->walks++;
-    }
     bool via = route.nexthop.gateway_family != 0;
     flow->next_hop_family = via ? route.nexthop.gateway_family : flow->family;
     memcpy(flow->next_hop, via ? route.nexthop.gateway : flow->destination.ip, 16);

@@ -74,7 +74,6 @@ void hn_neighbors_destroy(struct hn_neighbors *table)
 
 uint64_t hn_neighbors_generation(const struct hn_neighbors *table) { return table->generation; }
 size_t hn_neighbors_count(const struct hn_neighbors *table) { return table->count; }
-bool hn_neighbors_are_full(const struct hn_neighbors *table) { return !table->free_list; }
 uint64_t hn_neighbors_refused(const struct hn_neighbors *table) { return table->refused; }
 
 struct hn_neighbor *hn_neighbor_find(const struct hn_neighbors *table, uint32_t ifindex,

@@ -47,8 +47,6 @@ struct hn_neighbor {
 
 struct hn_neighbor *hn_neighbor_find(const struct hn_neighbors *table, uint32_t ifindex,
                                      uint8_t family, const uint8_t *ip);
-/* True when one more neighbour would need the room of another one. */
-bool hn_neighbors_are_full(const struct hn_neighbors *table);
 /* Applies what the kernel said.  mac is borrowed; NULL or all zero: none, which is never resolved.
    Raises the generation when mac or `resolved` changed, and when packets wait in vain (FAILED).
    An address that is neither known nor resolved is not added.  An entry that was used since it
