@@ -8,8 +8,9 @@ import json
 import socket
 
 import pytest
+from support.peers import CLIENT4, SERVER4, Net, Peer, echo, eventually, run
 
-from support.peers import Net
+import hybridnet
 
 
 @pytest.mark.both_loops

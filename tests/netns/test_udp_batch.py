@@ -7,9 +7,9 @@ import socket
 
 import numpy
 import pytest
+from support.peers import CLIENT4, SERVER4, Net, run
 
 import hybridnet
-from support.peers import CLIENT4, SERVER4, Net, run
 
 BIG_RECEIVE_BUFFER = (socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
 

@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-import hybridnet
 from support.netns import python_environment
 from support.peers import (
     CLIENT4,
@@ -24,6 +22,8 @@ from support.peers import (
     eventually,
     run,
 )
+
+import hybridnet
 
 NOBODY4 = (CLIENT4, 9)
 NOBODY6 = (CLIENT6, 9)
