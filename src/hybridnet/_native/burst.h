@@ -33,6 +33,7 @@ typedef struct {
     PyObject *on_kernel_full; /* called as on_kernel_full(fd) */
     PyObject *on_wanted;      /* called as on_wanted(): neighbours are to be resolved */
     uint32_t leases;          /* frames' memory stays until these are gone */
+    uint64_t unsent_since;    /* hn_ticks() of the first send that no flush has followed, or 0 */
     uint32_t returned;        /* frames of leases that ended during a walk, to be freed behind it */
     bool walking;             /* the GIL is released and the stack in use */
     bool in_turn;
@@ -110,12 +111,5 @@ struct hn_datagram {
     uint64_t arrival_ns;
 };
 _Static_assert(sizeof(struct hn_datagram) == 40, "known to Python");
-
-static inline uint64_t hn_monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 #endif

@@ -24,18 +24,6 @@ void hn_engine_report(HnEngine *engine, PyObject *owner)
     Py_XDECREF(traceback);
 }
 
-/* Something was put into the graph: inside a turn the turn flushes, else the loop is asked. */
-void hn_engine_note_send(HnEngine *engine)
-{
-    if (engine->in_turn || engine->flush_scheduled)
-        return;
-    engine->flush_scheduled = true;
-    PyObject *result = PyObject_CallOneArg(engine->schedule, Py_False);
-    if (!result)
-        PyErr_WriteUnraisable(engine->schedule);
-    Py_XDECREF(result);
-}
-
 void hn_engine_kernel_full(HnEngine *engine, int fd)
 {
     PyObject *result = PyObject_CallFunction(engine->on_kernel_full, "i", fd);
@@ -93,6 +81,7 @@ void hn_engine_end_walk(HnEngine *engine)
 static bool flush_native(HnEngine *engine, uint64_t now_ns)
 {
     bool done;
+    engine->unsent_since = 0;
     hn_engine_begin_walk(engine);
     Py_BEGIN_ALLOW_THREADS
     hn_kernel_flush(engine->kernel);
@@ -100,6 +89,27 @@ static bool flush_native(HnEngine *engine, uint64_t now_ns)
     Py_END_ALLOW_THREADS
     hn_engine_end_walk(engine);
     return done;
+}
+
+/* A program that takes its time between sends (QUIC encrypts each datagram) keeps its peer waiting
+   for the end of the turn, and then floods it.  So many ticks, 0.1 ms or so, are waited at most. */
+#define UNSENT_TICKS_MAX 300000u
+
+/* Something was put into the graph: inside a turn the turn flushes, else the loop is asked. */
+void hn_engine_note_send(HnEngine *engine)
+{
+    uint64_t now = hn_ticks();
+    if (engine->unsent_since == 0)
+        engine->unsent_since = now;
+    else if (hn_unlikely(now - engine->unsent_since > UNSENT_TICKS_MAX))
+        (void)flush_native(engine, hn_monotonic_ns());
+    if (engine->in_turn || engine->flush_scheduled)
+        return;
+    engine->flush_scheduled = true;
+    PyObject *result = PyObject_CallOneArg(engine->schedule, Py_False);
+    if (!result)
+        PyErr_WriteUnraisable(engine->schedule);
+    Py_XDECREF(result);
 }
 
 static int call_and_drop(PyObject *result, HnEngine *engine)

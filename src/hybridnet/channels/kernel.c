@@ -5,7 +5,6 @@
 #include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #define BATCH 64u
 #define OVERFLOW_BYTES 65536u /* one datagram's rest; pages are touched only when needed */
@@ -177,13 +176,6 @@ static bool chain_overflow(struct hn_pool *pool, struct hn_frame *head, const ui
     return true;
 }
 
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static void take_datagram(struct hn_kernel_io *io, struct hn_udp *udp, uint32_t i, uint64_t now_ns)
 {
     struct hn_pool *pool = &io->stack->pool;
@@ -215,7 +207,7 @@ int hn_kernel_receive(struct hn_kernel_io *io, struct hn_udp *udp, int fd, uint3
     uint32_t count = received < 0 ? 0 : (uint32_t)received;
     for (uint32_t i = count; i < prepared; i++)
         hn_frame_free(&io->stack->pool, io->frames[i], HN_OWNER_STACK);
-    uint64_t now_ns = count ? monotonic_ns() : 0;
+    uint64_t now_ns = count ? hn_monotonic_ns() : 0;
     for (uint32_t i = 0; i < count; i++)
         take_datagram(io, udp, i, now_ns);
     return error ? error : (int)count;

@@ -1,24 +1,5 @@
 #include "stack/graph/graph.h"
 
-#include <time.h>
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-/* Two reads per node and vector: the time-stamp counter costs a third of the clock. */
-static inline uint64_t hn_ticks(void)
-{
-#if defined(__x86_64__)
-    return __builtin_ia32_rdtsc();
-#else
-    return monotonic_ns();
-#endif
-}
-
 struct hn_graph *hn_graph_create(void)
 {
     /* C17 7.22.3.1: a multiple of the alignment. */
@@ -28,7 +9,7 @@ struct hn_graph *hn_graph_create(void)
         return NULL;
     memset(graph, 0, bytes);
     graph->start_ticks = hn_ticks();
-    graph->start_ns = monotonic_ns();
+    graph->start_ns = hn_monotonic_ns();
     return graph;
 }
 
@@ -68,7 +49,7 @@ void hn_graph_walk(struct hn_graph *graph)
 uint64_t hn_graph_ticks_to_ns(const struct hn_graph *graph, uint64_t ticks)
 {
     uint64_t elapsed_ticks = hn_ticks() - graph->start_ticks;
-    uint64_t elapsed_ns = monotonic_ns() - graph->start_ns;
+    uint64_t elapsed_ns = hn_monotonic_ns() - graph->start_ns;
     if (elapsed_ticks == 0)
         return 0;
     return (uint64_t)((double)ticks * ((double)elapsed_ns / (double)elapsed_ticks));

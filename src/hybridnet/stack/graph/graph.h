@@ -12,6 +12,8 @@
 #ifndef HN_GRAPH_H
 #define HN_GRAPH_H
 
+#include <time.h>
+
 #include "stack/frame.h"
 
 #define HN_NODES_MAX 64u
@@ -41,6 +43,23 @@ struct hn_graph {
     uint32_t node_count;
     struct hn_node nodes[HN_NODES_MAX];
 };
+
+static inline uint64_t hn_monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* For measuring durations: the time-stamp counter costs a third of the clock. */
+static inline uint64_t hn_ticks(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#else
+    return hn_monotonic_ns();
+#endif
+}
 
 /* Allocates an empty graph; NULL: no memory. */
 struct hn_graph *hn_graph_create(void);
