@@ -266,7 +266,6 @@ class Recorder(asyncio.DatagramProtocol):
         self._changed.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.BaseTransport)
         self.transport = transport  # type: ignore[assignment]
         self._note("connection_made")
 

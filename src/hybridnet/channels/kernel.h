@@ -34,6 +34,8 @@ int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int soc
 int hn_kernel_flush(struct hn_kernel_io *io);
 /* True while datagrams of any socket wait for hn_kernel_flush. */
 bool hn_kernel_has_queued(const struct hn_kernel_io *io);
+/* Returns how many of them are an endpoint's. */
+uint32_t hn_kernel_queued_count(const struct hn_kernel_io *io, const struct hn_udp *udp);
 /* Drops what an endpoint still has queued; before it is closed. */
 void hn_kernel_forget(struct hn_kernel_io *io, struct hn_udp *udp);
 /* Gives the oldest failure; false: none. */
