@@ -32,6 +32,47 @@ async def main(count, size):
             await channel.send_batch_wait(batch)
         await asyncio.sleep(0.1)
         sent = channel.statistics().tx_fast_datagrams - before
+        print(json.dumps({"sent": sent, "drops": stack.statistics().drops}))
+
+uvloop.run(main(int(sys.argv[1]), int(sys.argv[2])))
+"""
+
+
+def dropped_on_the_wire(net: Net) -> int:
+    """Return what the veth pair gave up; what its AF_XDP sockets gave up is in there too."""
+    (sender,) = json.loads(net.ip(net.a, "-j -s link show dev va"))
+    (receiver,) = json.loads(net.ip(net.b, "-j -s link show dev vb"))
+    return int(sender["stats64"]["tx"]["dropped"] + receiver["stats64"]["rx"]["dropped"])
+
+
+async def note_pauses(pauses: list[float]) -> None:
+    """Note how late the loop is, again and again, in seconds."""
+    while True:
+        start = time.monotonic()
+        await asyncio.sleep(0.005)
+        pauses.append(time.monotonic() - start - 0.005)
+
+
+@pytest.mark.parametrize("size", [18, 1400])
+async def test_flood_adds_up_and_the_loop_stays_responsive(net: Net, size: int) -> None:
+    count = 128_000
+    pauses: list[float] = []
+    async with net.stack(mode="native", receive_frames=256) as stack:
+        channel = await stack.open_udp(SERVER4)
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200_000)
+        ticker = asyncio.create_task(note_pauses(pauses))
+        flood = start_python(net.lab, net.a, "-c", FLOOD, str(count), str(size))
+        delivered = 0
+        while flood.poll() is None:
+            delivered += len(channel.recv_batch_nowait(64))  # slower than the flood
+            await asyncio.sleep(0.001)
+        assert flood.stdout is not None
+        report = json.loads(flood.stdout.read())
+        while batch := channel.recv_batch_nowait(1024):
+            delivered += len(batch)
+            await asyncio.sleep(0)
+        ticker.cancel()
+        await asyncio.wait([ticker])
         assert report == {"sent": count, "drops": {}}
         drops = dict(stack.statistics().drops)
         wire = dropped_on_the_wire(net)
