@@ -47,8 +47,9 @@ lint-c:
 
 test: ## everything: check, BPF, real kernel peers in namespaces, examples, faults
 	@tools/bootstrap test
-	@$(MAKE) --no-print-directory lint
-	$(PYTEST) tests --ignore=tests/bench
+	@# A complaint about style must not hide whether the software works.
+	@status=0; $(MAKE) --no-print-directory lint || status=1; \
+	$(PYTEST) tests --ignore=tests/bench || status=1; exit $$status
 
 bench: ## measured side by side with kernel sockets and a bare C loop
 	@tools/bootstrap bench

@@ -193,13 +193,28 @@ static __always_inline bool is_ours(const struct hn_endpoint_key *key)
 /* ---- Layers, outermost first.  Each moves the cursor over its header, or gives the reason why
    the packet stays with the kernel. ---- */
 
+/* The kernel marks such frames PACKET_OTHERHOST and its IP layers never see them. */
+static __always_inline bool is_for_another_host(const __u8 *destination)
+{
+    __u32 zero = 0;
+    struct hn_steer_settings *settings = bpf_map_lookup_elem(&hn_settings, &zero);
+    if (!settings || !settings->has_mac)
+        return false;
+    __u8 difference = 0;
+#pragma unroll
+    for (int i = 0; i < 6; i++)
+        difference |= settings->mac[i] ^ destination[i];
+    return difference != 0;
+}
+
 static __always_inline int parse_ethernet(struct cursor *cursor, __be16 *type)
 {
     struct ethhdr *ethernet = cursor->at;
     if ((void *)(ethernet + 1) > cursor->end)
         return HN_STEER_ODD;
     *type = ethernet->h_proto;
-    bool group = ethernet->h_dest[0] & 1;
+    const __u8 *destination = ethernet->h_dest;
+    bool group = destination[0] & 1;
     cursor->at = ethernet + 1;
     cursor->left -= sizeof *ethernet;
 #pragma unroll
@@ -220,7 +235,9 @@ static __always_inline int parse_ethernet(struct cursor *cursor, __be16 *type)
         return HN_STEER_ODD;
     if (*type != bpf_htons(ETH_P_IP) && *type != bpf_htons(ETH_P_IPV6))
         return HN_STEER_NOT_IP;
-    return group ? HN_STEER_MULTICAST : GO_ON;
+    if (group)
+        return HN_STEER_MULTICAST;
+    return is_for_another_host(destination) ? HN_STEER_OTHER_HOST : GO_ON;
 }
 
 static __always_inline int check_ipv4_addresses(__be32 source, __be32 destination)
@@ -399,8 +416,7 @@ static __always_inline bool is_oversize(const struct packet *packet)
 }
 
 static __always_inline int classify_udp(struct xdp_md *ctx, struct cursor *cursor,
-                                        struct packet *packet, bool generic,
-                                        enum gso_rule rule)
+                                        struct packet *packet, bool generic, enum gso_rule rule)
 {
     struct udphdr *udp = cursor->at;
     if ((void *)(udp + 1) > cursor->end || sizeof *udp > cursor->left)
@@ -491,33 +507,18 @@ static __always_inline int steer(struct xdp_md *ctx, bool generic, bool fragment
    shared info. ---- */
 
 SEC("xdp.frags")
-int hn_steer_drv(struct xdp_md *ctx)
-{
-    return steer(ctx, false, true, GSO_NEVER);
-}
+int hn_steer_drv(struct xdp_md *ctx) { return steer(ctx, false, true, GSO_NEVER); }
 
 SEC("xdp")
-int hn_steer_drv_lin(struct xdp_md *ctx)
-{
-    return steer(ctx, false, false, GSO_NEVER);
-}
+int hn_steer_drv_lin(struct xdp_md *ctx) { return steer(ctx, false, false, GSO_NEVER); }
 
 SEC("xdp.frags")
-int hn_steer_skb(struct xdp_md *ctx)
-{
-    return steer(ctx, true, true, GSO_SHARED_INFO);
-}
+int hn_steer_skb(struct xdp_md *ctx) { return steer(ctx, true, true, GSO_SHARED_INFO); }
 
 SEC("xdp.frags")
-int hn_steer_skb_sum(struct xdp_md *ctx)
-{
-    return steer(ctx, true, true, GSO_CHECKSUM);
-}
+int hn_steer_skb_sum(struct xdp_md *ctx) { return steer(ctx, true, true, GSO_CHECKSUM); }
 
 SEC("xdp")
-int hn_steer_skb_lin(struct xdp_md *ctx)
-{
-    return steer(ctx, true, false, GSO_CHECKSUM);
-}
+int hn_steer_skb_lin(struct xdp_md *ctx) { return steer(ctx, true, false, GSO_CHECKSUM); }
 
 char hn_license[] SEC("license") = "Dual BSD/GPL";

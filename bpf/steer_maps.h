@@ -32,7 +32,9 @@ struct hn_local_key {
 _Static_assert(sizeof(struct hn_local_key) == 20, "hash keys have no padding");
 
 struct hn_steer_settings {
-    __u32 mtu; /* bytes of the largest IP packet that the interface takes unsplit */
+    __u32 mtu;     /* bytes of the largest IP packet that the interface takes unsplit */
+    __u16 has_mac; /* 0: `mac` is not known, frames are taken whatever their destination */
+    __u8 mac[6];   /* of the interface */
 };
 
 /* name, and what it means; REDIRECTED is the only one whose packets leave the kernel. */
@@ -44,6 +46,7 @@ struct hn_steer_settings {
     X(VLAN, "vlan")             /* tagged with a VLAN identifier */                             \
     X(FRAGMENT, "fragment")     /* the kernel reassembles */                                    \
     X(MULTICAST, "multicast")   /* multicast or broadcast, of either layer */                   \
+    X(OTHER_HOST, "other_host") /* to another MAC address: a bridge port, promiscuous mode */   \
     X(MARTIAN, "martian")       /* loopback, unspecified ... where the wire must not have it */ \
     X(OVERSIZE, "oversize")     /* generic mode: a datagram longer than the MTU */              \
     X(GSO, "gso")               /* generic mode: several datagrams in one buffer */             \

@@ -1,6 +1,6 @@
 """A UDP echo server on hybridnet, in the three styles of the API.
 
-    python examples/udp_echo.py --dev eth0 --listen 0.0.0.0:9000 --api batch
+python examples/udp_echo.py --dev eth0 --listen 0.0.0.0:9000 --api batch
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ async def serve(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dev", action="append", required=True, help="interface; may be repeated")
-    parser.add_argument("--listen", type=hybridnet.host_and_port, required=True, metavar="HOST:PORT")
+    parser.add_argument(
+        "--listen", type=hybridnet.host_and_port, required=True, metavar="HOST:PORT"
+    )
     parser.add_argument("--mode", choices=list(hybridnet.Mode), default="auto")
     parser.add_argument("--api", choices=["protocol", "channel", "batch"], default="protocol")
     parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")

@@ -1,9 +1,9 @@
-"""Addresses and data as callers give them: between the socket module's tuples and the stack's ``struct hn_address``."""
+"""Addresses and data as callers give them, and the stack's ``struct hn_address``."""
 
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Any, cast
 
 from hybridnet._native import ffi, lib
 from hybridnet.errors import from_errno
@@ -34,9 +34,7 @@ def resolve(address: tuple[Any, ...], *, passive: bool) -> tuple[socket.AddressF
     if not 0 <= port <= 65535:
         raise ValueError(f"a port is from 0 to 65535, not {port}")
     try:
-        found = socket.getaddrinfo(
-            host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
-        )
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         raise ValueError(
             f"{host!r} is not a numeric IPv4 or IPv6 address; resolve names first "
@@ -44,23 +42,26 @@ def resolve(address: tuple[Any, ...], *, passive: bool) -> tuple[socket.AddressF
         ) from None
     family, _, _, _, sockaddr = found[0]
     if family == socket.AF_INET6:
-        scope = int(address[3]) if len(address) > 3 and address[3] else int(sockaddr[3])  # type: ignore[misc]
+        given = address[3] if len(address) > 3 else 0
+        scope = int(given) or int(cast("tuple[Any, ...]", sockaddr)[3])  # "fe80::1%eth0" has one
         return socket.AF_INET6, (str(sockaddr[0]), port, 0, scope)
     return socket.AF_INET, (str(sockaddr[0]), port)
 
 
-def respell(address: object, family: int) -> Address | None:
+def respell(address: Any, family: int) -> Address | None:
     """Return the plain tuple for a spelling that only the socket module knows; None: no other.
 
     Those are a scope by name (``fe80::1%eth0``) and ``<broadcast>``.  Never asks a name server.
     """
-    if not isinstance(address, tuple) or len(address) < 2:
+    try:
+        items = (address[0], address[1])
+    except (TypeError, LookupError):
         return None
-    host: Any = "255.255.255.255" if address[0] == "<broadcast>" else address[0]
+    host = "255.255.255.255" if items[0] == "<broadcast>" else items[0]
     try:
         infos = socket.getaddrinfo(
             host,
-            address[1],
+            items[1],
             family=family,
             type=socket.SOCK_DGRAM,
             flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
@@ -68,7 +69,9 @@ def respell(address: object, family: int) -> Address | None:
     except (OSError, TypeError, UnicodeError):
         return None
     sockaddr: Any = infos[0][4]
-    plain: Address = sockaddr if family == socket.AF_INET else (sockaddr[0].partition("%")[0], *sockaddr[1:])
+    plain: Address = (
+        sockaddr if family == socket.AF_INET else (sockaddr[0].partition("%")[0], *sockaddr[1:])
+    )
     return plain if plain != address and plain[1] else None
 
 
@@ -102,7 +105,7 @@ def to_native(address: Address) -> Any:
             return native
         native.family = lib.HN_FAMILY_IPV6
         if len(address) > 3:
-            native.scope_id = address[3]  # type: ignore[misc]
+            native.scope_id = address[3]
     else:
         packed = socket.inet_pton(socket.AF_INET, host)
         native.family = lib.HN_FAMILY_IPV4

@@ -14,6 +14,16 @@ import os
 class HybridnetError(OSError):
     """Base of all operating errors; ``errno`` and ``strerror`` are always set."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Copies and pickles must not go through constructors of different signatures.
+        return _rebuild, (type(self), self.errno, self.strerror)
+
+
+def _rebuild(kind: type[HybridnetError], number: int, text: str) -> HybridnetError:
+    error = kind.__new__(kind, number, text)
+    OSError.__init__(error, number, text)
+    return error
+
 
 class ChannelClosed(HybridnetError):
     """This end was closed, by the caller or with its stack (EBADF)."""
@@ -39,7 +49,7 @@ class WouldBlock(HybridnetError, BlockingIOError):
 class LeaseReleased(HybridnetError):
     """A leased batch was used after ``release()`` (EFAULT)."""
 
-    def __init__(self, message: str = "the lease was released; its frames are in use again") -> None:
+    def __init__(self, message: str = "the lease was released") -> None:
         super().__init__(errno.EFAULT, message)
 
 

@@ -84,6 +84,7 @@ class Host:
             i.mtu + _LINK_HEADER > 2048 - _FRAME_HEADROOM for i in self.interfaces
         ):
             frame_bytes = 4096
+        self._frame_bytes = frame_bytes
         return CoreConfig(
             frame_count=sum(budget.values()),
             frame_bytes=frame_bytes,
@@ -93,6 +94,11 @@ class Host:
             backlog=spec.backlog,
             kernel_path=True,
         )
+
+    @property
+    def receive_bytes(self) -> int:
+        """Frame memory that all channels together may fill with what waits to be received."""
+        return self.spec.receive_frames * self._frame_bytes
 
     def interface(self, name: str) -> Interface:
         """Return one of the interfaces, as it was when the host was made."""
@@ -129,9 +135,8 @@ class Host:
                 continue
             device.link_state = state
             self.core.set_device(device.index, mtu=link.mtu, mac=link.mac, up=link.up)
-            if link.mtu != known.mtu or link.name != known.name:
-                device.set_mtu(link.mtu)
-                device.interface = replace(known, mtu=link.mtu, mac=link.mac, name=link.name)
+            device.set_link(link.mtu, link.mac)
+            device.interface = replace(known, mtu=link.mtu, mac=link.mac, name=link.name)
 
     def apply_addresses(self, addresses: Iterable[LocalAddress]) -> None:
         """Tell the steering programs what the machine's addresses are."""

@@ -168,7 +168,7 @@ class Bench:
 
     def idle(self) -> None:
         for subject in self.subjects:
-            if SUBJECTS[subject].name == "bare-spin":
+            if SUBJECTS[subject].program == "bare":
                 continue
             record = self._try(f"idle, {subject}", measure_idle, self.setting, subject)
             self.results.idle += [record] if record else []

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import tempfile
@@ -82,19 +83,19 @@ class Child:
         self._lines.put(None)
 
     def errors(self) -> str:
-        """Return the last lines it wrote on standard error."""
+        """Return the last line it wrote on standard error."""
         self._stderr.flush()
         text = Path(self._stderr.name).read_text(encoding="utf-8", errors="replace")
-        return "\n".join(text.strip().splitlines()[-6:])
+        return (text.strip().splitlines() or ["it said nothing"])[-1]
 
     def line(self, timeout: float) -> str:
         """Return the next line of its output.  Raises: LabError: none in time, or it ended."""
         try:
             line = self._lines.get(timeout=timeout)
         except queue.Empty:
-            raise LabError(f"{self.name}: no answer in {timeout:.0f} s\n{self.errors()}") from None
+            raise LabError(f"{self.name}: no answer in {timeout:.0f} s: {self.errors()}") from None
         if line is None:
-            raise LabError(f"{self.name} ended\n{self.errors()}")
+            raise LabError(f"{self.name} ended: {self.errors()}")
         return line
 
     def line_with(self, prefix: str, timeout: float) -> str:
@@ -112,7 +113,7 @@ class Child:
             self.process.stdin.write(text + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            raise LabError(f"{self.name} ended\n{self.errors()}") from None
+            raise LabError(f"{self.name} ended: {self.errors()}") from None
         return dict(json.loads(self.line_with("{", timeout)))
 
     def stop(self, timeout: float = 5.0) -> None:
@@ -147,7 +148,7 @@ class Child:
                     elif line.startswith("nonvoluntary_ctxt_switches"):
                         involuntary += int(line.split()[1])
         except FileNotFoundError:
-            raise LabError(f"{self.name} ended\n{self.errors()}") from None
+            raise LabError(f"{self.name} ended: {self.errors()}") from None
         return Usage(
             at_ns=time.monotonic_ns(),
             cpu_ns=cpu_ns,
@@ -165,7 +166,7 @@ class Child:
         for line in text.splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
-        raise LabError(f"{self.name} ended\n{self.errors()}")
+        raise LabError(f"{self.name} ended: {self.errors()}")
 
 
 class Lab:
@@ -207,6 +208,7 @@ class Lab:
         return Path(self.directory.name) / name
 
     def _create(self) -> None:
+        _remove_abandoned()
         for name in self.namespaces.values():
             _ip("netns", "add", name)
         server, client = self.namespaces["server"], self.namespaces["client"]
@@ -259,6 +261,15 @@ class Lab:
             self.directory.cleanup()
         finally:
             signal.signal(signal.SIGINT, previous)
+
+
+def _remove_abandoned() -> None:
+    """Delete what a run left behind that was killed outright: its process is no more."""
+    folder = Path("/run/netns")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = re.fullmatch(r"hnb(\d+)[sc]", path.name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            subprocess.run(["ip", "netns", "del", path.name], capture_output=True, check=False)
 
 
 def _ip(*arguments: str) -> str:

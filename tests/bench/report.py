@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bench.measures import (
+    DISTURBED_SHARE,
     CeilingRecord,
     IdleRecord,
     LatencyRecord,
@@ -21,9 +22,6 @@ from bench.measures import (
     UdpRecord,
 )
 from bench.subjects import BARE, PEER, SUBJECTS
-
-# Below this the kernel's own threads explain it.
-DISTURBED = 0.1
 
 
 @dataclass(slots=True)
@@ -392,11 +390,11 @@ def render(results: Results, sizes: Sequence[int]) -> str:
             "  veth peer runs on the sender's core); this is as fast as it can.\n"
         )
     steps = [step for record in results.udp for step in record.steps]
-    disturbed = sum(step.disturbed > DISTURBED for step in steps)
+    disturbed = sum(step.disturbed > DISTURBED_SHARE for step in steps)
     if disturbed:
         parts.append(
-            f"{disturbed} of {len(steps)} steps were disturbed: server or generator waited more\n"
-            f"than {DISTURBED:.0%} of the time for a core that something else had.\n"
+            f"{disturbed} of {len(steps)} steps stayed disturbed: server or generator waited more\n"
+            f"than {DISTURBED_SHARE:.0%} of the time for a core that something else had.\n"
         )
     for size in sizes:
         if any(record.size == size for record in results.latency):

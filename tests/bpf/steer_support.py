@@ -87,7 +87,10 @@ class Steer:
         return lib.hn_program_set_local(self._program, address(ip), present)
 
     def set_mtu(self, mtu: int) -> int:
-        return lib.hn_program_set_mtu(self._program, mtu)
+        return lib.hn_program_set_link(self._program, mtu, ffi.NULL)
+
+    def set_mac(self, mac: bytes) -> int:
+        return lib.hn_program_set_link(self._program, 1500, mac)
 
     def set_socket(self, queue: int, fd: int) -> int:
         return lib.hn_program_set_socket(self._program, queue, fd)

@@ -407,3 +407,13 @@ def test_random_and_mutated_frames_are_counted_once(steer: Steer) -> None:
     counted = steer.counters()
     assert sum(counted.values()) == runs
     assert counted["redirected"] == redirected
+
+
+@pytest.mark.parametrize("wrap", [ipv4, ipv6])
+def test_frames_for_another_mac_address_stay_with_the_kernel(wrap, steer: Steer) -> None:
+    ours = ethernet(wrap(udp()))
+    theirs = ethernet(wrap(udp()), destination="020000000099")
+    assert steer.reason(theirs) == (REDIRECT, "redirected")  # as long as our own is not known
+    assert steer.set_mac(bytes.fromhex("020000000002")) == 0
+    assert steer.reason(ours) == (REDIRECT, "redirected")
+    assert steer.reason(theirs) == (PASS, "other_host")

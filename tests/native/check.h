@@ -12,29 +12,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHECK(condition)                                                                       \
-    do {                                                                                       \
-        if (!(condition)) {                                                                    \
-            fprintf(stderr, "%s:%d: in %s: not true: %s\n", __FILE__, __LINE__, __func__,      \
-                    #condition);                                                               \
-            exit(1);                                                                           \
-        }                                                                                      \
+#define CHECK(condition)                                                                  \
+    do {                                                                                  \
+        if (!(condition)) {                                                               \
+            fprintf(stderr, "%s:%d: in %s: not true: %s\n", __FILE__, __LINE__, __func__, \
+                    #condition);                                                          \
+            exit(1);                                                                      \
+        }                                                                                 \
     } while (0)
 
-#define CHECK_EQUAL(actual, expected)                                                          \
-    do {                                                                                       \
-        long long check_actual = (long long)(actual), check_expected = (long long)(expected);  \
-        if (check_actual != check_expected) {                                                  \
-            fprintf(stderr, "%s:%d: in %s: %s is %lld, not %lld\n", __FILE__, __LINE__,        \
-                    __func__, #actual, check_actual, check_expected);                          \
-            exit(1);                                                                           \
-        }                                                                                      \
+#define CHECK_EQUAL(actual, expected)                                                             \
+    do {                                                                                          \
+        long long check_actual = (long long)(actual), check_expected = (long long)(expected);     \
+        if (check_actual != check_expected) {                                                     \
+            fprintf(stderr, "%s:%d: in %s: %s is %lld, not %lld\n", __FILE__, __LINE__, __func__, \
+                    #actual, check_actual, check_expected);                                       \
+            exit(1);                                                                              \
+        }                                                                                         \
     } while (0)
 
-#define RUN(test)                                                                              \
-    do {                                                                                       \
-        test();                                                                                \
-        printf("ok %s\n", #test);                                                              \
+#define RUN(test)                 \
+    do {                          \
+        test();                   \
+        printf("ok %s\n", #test); \
     } while (0)
 
 static uint64_t check_allocations; /* so far */

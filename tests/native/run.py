@@ -80,15 +80,17 @@ def main(names: list[str]) -> int:
     if not tests:
         raise SystemExit("no such test")
     failed = 0
-    with tempfile.TemporaryDirectory(prefix="hn-native-") as directory:
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            results = pool.map(lambda test: run(test, Path(directory)), tests)
-            for test, (passed, output) in zip(tests, results, strict=True):
-                count = sum(line.startswith("ok ") for line in output.splitlines())
-                print(f"{'passed' if passed else 'FAILED'} {test.name} ({count})", flush=True)
-                if not passed:
-                    failed += 1
-                    print(output)
+    with (
+        tempfile.TemporaryDirectory(prefix="hn-native-") as directory,
+        ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool,
+    ):
+        results = pool.map(lambda test: run(test, Path(directory)), tests)
+        for test, (passed, output) in zip(tests, results, strict=True):
+            count = sum(line.startswith("ok ") for line in output.splitlines())
+            print(f"{'passed' if passed else 'FAILED'} {test.name} ({count})", flush=True)
+            if not passed:
+                failed += 1
+                print(output)
     return failed
 
 

@@ -399,8 +399,7 @@ static void test_addresses_are_local_on_any_interface(void)
 {
     struct hn_fib *fib = hn_fib_create();
     CHECK(!hn_fib_is_local(fib, 4, address("10.0.0.1")));
-    struct hn_local_address list[] = {own("10.0.0.1", 1, 24, 0, 0),
-                                      own("10.0.0.1", 2, 24, 0, 0),
+    struct hn_local_address list[] = {own("10.0.0.1", 1, 24, 0, 0), own("10.0.0.1", 2, 24, 0, 0),
                                       own("fe80::1", 1, 64, 253, 0)};
     CHECK_EQUAL(hn_fib_set_addresses(fib, list, 3), 0);
     CHECK(hn_fib_is_local(fib, 4, address("10.0.0.1")));
@@ -417,8 +416,8 @@ static void test_ipv4_source_is_primary_and_covers_the_next_hop(void)
     struct hn_fib *fib = hn_fib_create();
     expect_source(fib, 1, "10.0.0.9", NULL);
     struct hn_local_address list[] = {
-        own("127.0.0.1", 1, 8, 254, 0),  own("192.0.2.1", 2, 24, 0, 0),
-        own("10.0.0.1", 2, 24, 0, 0),    own("10.0.0.2", 2, 24, 0, 1),
+        own("127.0.0.1", 1, 8, 254, 0),    own("192.0.2.1", 2, 24, 0, 0),
+        own("10.0.0.1", 2, 24, 0, 0),      own("10.0.0.2", 2, 24, 0, 1),
         own("169.254.0.1", 3, 16, 253, 0),
     };
     CHECK_EQUAL(hn_fib_set_addresses(fib, list, 5), 0);
@@ -434,9 +433,9 @@ static void test_ipv6_source_follows_rfc_6724(void)
 {
     struct hn_fib *fib = hn_fib_create();
     struct hn_local_address list[] = {
-        own("fe80::2", 2, 64, 253, 0),         own("fe80::3", 3, 64, 253, 0),
-        own("2001:db8:1::2", 2, 64, 0, 0),     own("2001:db8:2::2", 2, 64, 0, 0x20),
-        own("2001:db8:3::3", 3, 64, 0, 0),     own("2001:db8:1::7", 2, 64, 0, 1),
+        own("fe80::2", 2, 64, 253, 0),     own("fe80::3", 3, 64, 253, 0),
+        own("2001:db8:1::2", 2, 64, 0, 0), own("2001:db8:2::2", 2, 64, 0, 0x20),
+        own("2001:db8:3::3", 3, 64, 0, 0), own("2001:db8:1::7", 2, 64, 0, 1),
         own("::1", 1, 128, 254, 0),
     };
     CHECK_EQUAL(hn_fib_set_addresses(fib, list, 7), 0);
@@ -513,8 +512,8 @@ static void model_round(uint64_t seed, uint8_t family)
                 entry->ip[i] = (uint8_t)(check_random(&state) % 3);
             bool taken = false;
             for (unsigned i = 0; i < MODEL_MAX; i++)
-                taken |= model[i].present && model[i].bits == entry->bits &&
-                         covers(entry, model[i].ip);
+                taken |=
+                    model[i].present && model[i].bits == entry->bits && covers(entry, model[i].ip);
             if (taken)
                 continue;
             entry->device = step + 1;

@@ -276,9 +276,8 @@ static void test_parser_stops_in_front_of_what_is_for_python(void)
 
 static void neighbor(uint16_t type, uint16_t state, const char *ip, const uint8_t *mac, size_t n)
 {
-    struct ndmsg body = {.ndm_family = strchr(ip, ':') ? AF_INET6 : AF_INET,
-                         .ndm_ifindex = 3,
-                         .ndm_state = state};
+    struct ndmsg body = {
+        .ndm_family = strchr(ip, ':') ? AF_INET6 : AF_INET, .ndm_ifindex = 3, .ndm_state = state};
     message(type, 0, &body, sizeof body);
     attribute_ip(NDA_DST, ip);
     if (mac)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import uvloop
-from support.peers import Net, net_in
 
 from hybridnet.cli.namespaces import Lab
+from support.peers import Net, net_in
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
@@ -21,7 +21,14 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Every test runs on uvloop; those marked ``both_loops`` on the selector loop as well."""
+    """Every test runs on uvloop; those marked ``both_loops`` on the selector loop as well.
+
+    A module may name others in ``LOOP_FACTORIES``.
+    """
+    own: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] | None
+    own = getattr(getattr(item, "module", None), "LOOP_FACTORIES", None)
+    if own is not None:
+        return own
     if item.get_closest_marker("both_loops"):
         return LOOPS
     return {"uvloop": LOOPS["uvloop"]}

@@ -8,9 +8,9 @@ import json
 import socket
 
 import pytest
-from support.peers import CLIENT4, SERVER4, Net, Peer, echo, eventually, run
 
 import hybridnet
+from support.peers import CLIENT4, SERVER4, Net, Peer, echo, eventually, run
 
 
 @pytest.mark.both_loops

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.netns import run_python
 
 from hybridnet.cli.namespaces import Lab
+from support.netns import run_python
 
 Report = dict[str, Any]
 

@@ -8,10 +8,10 @@ import socket
 import struct
 
 import pytest
-from support.peers import CLIENT4, CLIENT6, SERVER4, SERVER6, Net, echo, run
 
 import hybridnet
 from hybridnet.cli.namespaces import Host
+from support.peers import CLIENT4, CLIENT6, SERVER4, SERVER6, Net, echo, run
 
 
 def allow_forwarding(host: Host) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import numpy
 import pytest
-from support.peers import CLIENT4, SERVER4, Net, run
 
 import hybridnet
+from support.peers import CLIENT4, SERVER4, Net, run
 
 BIG_RECEIVE_BUFFER = (socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
 
@@ -209,10 +210,8 @@ async def test_cancelled_batch_receive_loses_nothing(net: Net, mode: str) -> Non
             peer.send(b"%d" % number, SERVER4)
             await asyncio.sleep(0)
             receiver.cancel()
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 heard += [bytes(payload) for payload, _ in await receiver]
-            except asyncio.CancelledError:
-                pass
         heard += await collect(channel, 100 - len(heard)) if len(heard) < 100 else []
         assert heard == [b"%d" % number for number in range(100)]
 

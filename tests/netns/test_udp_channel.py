@@ -6,9 +6,9 @@ import asyncio
 import socket
 
 import pytest
-from support.peers import CLIENT4, CLIENT6, SERVER4, SERVER6, Net, echo
 
 import hybridnet
+from support.peers import CLIENT4, CLIENT6, SERVER4, SERVER6, Net, echo
 
 pytestmark = pytest.mark.both_loops
 

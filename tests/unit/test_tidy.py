@@ -107,6 +107,8 @@ def test_text_has_no_tabs_or_trailing_blanks() -> None:
     for path in tracked():
         if path.suffix not in TEXT_SUFFIXES or path.name in ("Makefile", "LICENSE"):
             continue
+        if "corpus" in path.parts:  # whatever came from the wire
+            continue
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             if line != line.rstrip() or "\t" in line:
                 wrong.append(f"{path.relative_to(ROOT)}:{number}")

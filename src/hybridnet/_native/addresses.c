@@ -86,7 +86,7 @@ static bool parse_host(const HnPort *port, const char *host, struct hn_address *
         return inet_pton(AF_INET, host, out->ip) == 1;
     }
     uint8_t ip[16];
-    static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
+    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
     if (inet_pton(AF_INET6, host, ip) != 1)
         return false;
     if (memcmp(ip, mapped, sizeof mapped) == 0) {

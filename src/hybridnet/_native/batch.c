@@ -7,10 +7,11 @@ PyTypeObject *hn_lease_type;
 struct leased {
     struct hn_frame *frame; /* NULL: sent on, nothing left to give back */
     PyObject *copy;         /* bytes, or NULL */
+    bool viewed;            /* a writable view was given out: the payload may have changed */
 };
 
 typedef struct {
-    PyObject_HEAD
+    PyObject_VAR_HEAD
     HnEngine *engine;
     uint32_t count;
     uint32_t exporting; /* index that the next buffer request is for */
@@ -88,6 +89,18 @@ PyObject *hn_port_receive_batch(PyObject *self, PyObject *max_object)
     return Py_BuildValue("(NN)", payloads, descriptors);
 }
 
+/* A connected endpoint sends to its peer alone, as sendto() insists. */
+static int check_peer(const HnPort *port, const struct hn_address *to)
+{
+    const struct hn_address *remote = &port->udp->remote;
+    if (to->family == 0)
+        return remote->family ? 0 : -EDESTADDRREQ;
+    if (remote->family && (to->family != remote->family || to->port != remote->port ||
+                           memcmp(to->ip, remote->ip, sizeof to->ip) != 0))
+        return -EISCONN;
+    return 0;
+}
+
 /* Sends descriptors start.. until one is held back or refused; the caller decides what then. */
 static PyObject *send_copies(HnPort *port, const Py_buffer *payloads, const Py_buffer *descriptors,
                              Py_ssize_t start)
@@ -103,9 +116,11 @@ static PyObject *send_copies(HnPort *port, const Py_buffer *payloads, const Py_b
             PyErr_Format(PyExc_ValueError, "descriptor %zd points beyond its payloads", at);
             return NULL;
         }
-        error = hn_port_transmit(port, datagram.peer.family ? &datagram.peer : NULL,
-                                 (const uint8_t *)payloads->buf + datagram.offset,
-                                 datagram.length);
+        error = check_peer(port, &datagram.peer);
+        if (hn_likely(error == 0))
+            error =
+                hn_port_transmit(port, datagram.peer.family ? &datagram.peer : NULL,
+                                 (const uint8_t *)payloads->buf + datagram.offset, datagram.length);
         if (hn_unlikely(error != 0))
             break;
     }
@@ -148,7 +163,7 @@ static PyObject *send_leased(HnPort *port, HnLease *lease, Py_ssize_t start)
         struct hn_address to = item->frame->peer;
         int verdict = port->kernel_only || item->copy
                           ? HN_SEND_KERNEL
-                          : hn_udp_send_frame(port->udp, &to, item->frame);
+                          : hn_udp_send_frame(port->udp, &to, item->frame, item->viewed);
         if (hn_likely(verdict == HN_SEND_QUEUED)) {
             item->frame = NULL;
             continue;
@@ -217,6 +232,7 @@ PyObject *hn_port_receive_lease(PyObject *self, PyObject *max_object)
     lease->engine = (HnEngine *)Py_NewRef((PyObject *)port->engine);
     lease->engine->leases++;
     lease->count = count;
+    bool failed = false;
     for (uint32_t i = 0; i < count; i++) {
         struct hn_frame *frame = frames[i];
         if (frame->next != HN_FRAME_NONE) {
@@ -231,6 +247,12 @@ PyObject *hn_port_receive_lease(PyObject *self, PyObject *max_object)
                 break;
         }
         lease->items[i].frame = frame;
+        if (frame->next != HN_FRAME_NONE && !lease->items[i].copy)
+            failed = true;
+    }
+    if (failed) {
+        Py_DECREF(lease);
+        return NULL;
     }
     return (PyObject *)lease;
 }
@@ -240,10 +262,9 @@ static void lease_give_back(HnLease *lease)
     if (lease->released)
         return;
     lease->released = true;
-    struct hn_pool *pool = &lease->engine->stack->pool;
     for (uint32_t i = 0; i < lease->count; i++) {
         if (lease->items[i].frame)
-            hn_packet_free(pool, lease->items[i].frame, HN_OWNER_USER);
+            hn_engine_take_back(lease->engine, lease->items[i].frame);
         lease->items[i].frame = NULL;
         Py_CLEAR(lease->items[i].copy);
     }
@@ -295,13 +316,13 @@ static PyObject *lease_descriptors(PyObject *self, PyObject *ignored)
     (void)ignored;
     if (check_lease(lease) < 0)
         return NULL;
-    PyObject *bytes = PyBytes_FromStringAndSize(
-        NULL, (Py_ssize_t)(lease->count * sizeof(struct hn_datagram)));
+    PyObject *bytes =
+        PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(lease->count * sizeof(struct hn_datagram)));
     if (!bytes)
         return NULL;
     uint8_t *table = (uint8_t *)PyBytes_AS_STRING(bytes);
     for (uint32_t i = 0; i < lease->count; i++) {
-        struct hn_datagram datagram = { 0 };
+        struct hn_datagram datagram = {0};
         if (lease->items[i].frame)
             describe(&datagram, lease->items[i].frame, 0);
         memcpy(table + i * sizeof datagram, &datagram, sizeof datagram);
@@ -318,9 +339,10 @@ static int lease_getbuffer(PyObject *self, Py_buffer *view, int flags)
         return -1;
     }
     struct hn_frame *frame = lease->items[lease->exporting].frame;
-    if (PyBuffer_FillInfo(view, self, frame->data + frame->payload_offset, frame->payload_length,
-                          0, flags) != 0)
+    if (PyBuffer_FillInfo(view, self, frame->data + frame->payload_offset, frame->payload_length, 0,
+                          flags) != 0)
         return -1;
+    lease->items[lease->exporting].viewed = true;
     lease->exports++;
     return 0;
 }
@@ -351,24 +373,22 @@ static PyObject *get_released(PyObject *self, void *closure)
 }
 
 static PyGetSetDef lease_getset[] = {
-    { "released", get_released, NULL, "True when the frames were given back.", NULL },
-    { NULL, NULL, NULL, NULL, NULL }
-};
+    {"released", get_released, NULL, "True when the frames were given back.", NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
 static PyMethodDef lease_methods[] = {
-    { "view", lease_view, METH_O, "view(i) -> memoryview of the i-th payload, writable" },
-    { "descriptors", lease_descriptors, METH_NOARGS, "descriptors() -> bytes" },
-    { "release", lease_release, METH_NOARGS, "release()\n\nGive the frames back." },
-    { NULL, NULL, 0, NULL }
-};
-static PyType_Slot lease_slots[] = { { Py_tp_dealloc, lease_dealloc },
-                                     { Py_tp_methods, lease_methods },
-                                     { Py_tp_getset, lease_getset },
-                                     { Py_sq_length, lease_length },
-                                     { Py_bf_getbuffer, lease_getbuffer },
-                                     { Py_bf_releasebuffer, lease_releasebuffer },
-                                     { 0, NULL } };
-PyType_Spec hn_lease_spec = { .name = "hybridnet._native.Lease",
-                              .basicsize = sizeof(HnLease),
-                              .itemsize = sizeof(struct leased),
-                              .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-                              .slots = lease_slots };
+    {"view", lease_view, METH_O, "view(i) -> memoryview of the i-th payload, writable"},
+    {"descriptors", lease_descriptors, METH_NOARGS, "descriptors() -> bytes"},
+    {"release", lease_release, METH_NOARGS, "release()\n\nGive the frames back."},
+    {NULL, NULL, 0, NULL}};
+static PyType_Slot lease_slots[] = {{Py_tp_dealloc, lease_dealloc},
+                                    {Py_tp_methods, lease_methods},
+                                    {Py_tp_getset, lease_getset},
+                                    {Py_sq_length, lease_length},
+                                    {Py_bf_getbuffer, lease_getbuffer},
+                                    {Py_bf_releasebuffer, lease_releasebuffer},
+                                    {0, NULL}};
+PyType_Spec hn_lease_spec = {.name = "hybridnet._native.Lease",
+                             .basicsize = sizeof(HnLease),
+                             .itemsize = sizeof(struct leased),
+                             .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                             .slots = lease_slots};

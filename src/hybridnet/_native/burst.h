@@ -26,16 +26,18 @@ typedef struct {
     PyObject_HEAD
     struct hn_stack *stack; /* owned from construction on; NULL: closed */
     struct hn_kernel_io *kernel;
-    PyObject *schedule;     /* called as schedule(later: bool): run flush() soon */
-    PyObject *on_exception; /* called as on_exception(exception, port_owner) */
-    PyObject *on_writable;  /* called as on_writable(): senders that were held back may go on */
-    PyObject *on_failure;   /* called as on_failure(port_owner, errno, address) */
+    PyObject *schedule;       /* called as schedule(later: bool): run flush() soon */
+    PyObject *on_exception;   /* called as on_exception(exception, port_owner) */
+    PyObject *on_writable;    /* called as on_writable(): senders that were held back may go on */
+    PyObject *on_failure;     /* called as on_failure(port_owner, errno, address) */
     PyObject *on_kernel_full; /* called as on_kernel_full(fd) */
     PyObject *on_wanted;      /* called as on_wanted(): neighbours are to be resolved */
-    uint32_t leases;        /* frames' memory stays until these are gone */
+    uint32_t leases;          /* frames' memory stays until these are gone */
+    uint32_t returned;        /* frames of leases that ended during a walk, to be freed behind it */
+    bool walking;             /* the GIL is released and the stack in use */
     bool in_turn;
     bool flush_scheduled;
-    bool blocked;           /* a sender was told EAGAIN since the last on_writable */
+    bool blocked; /* a sender was told EAGAIN since the last on_writable */
     bool closing;
     struct hn_frame *scratch[HN_RECEIVE_MAX];
 } HnEngine;
@@ -52,17 +54,17 @@ struct hn_address_cache {
 typedef struct {
     PyObject_HEAD
     HnEngine *engine;
-    struct hn_udp *udp; /* NULL: closed */
-    PyObject *owner;    /* the channel or transport, for callbacks */
+    struct hn_udp *udp;    /* NULL: closed */
+    PyObject *owner;       /* the channel or transport, for callbacks */
     PyObject *on_datagram; /* bound datagram_received(data, addr), or NULL: queue and on_readable */
     PyObject *on_readable; /* called without arguments when something waits and `waiting` is set */
     PyObject *on_refused;  /* called as on_refused(errno, data, addr) when a send did not go */
     struct hn_address_cache *cache; /* allocated with the first address */
-    int kernel_fd;         /* -1: none */
-    int kernel_family;     /* AF_INET or AF_INET6 */
-    bool kernel_queued;    /* collect for one sendmmsg per turn (protocols) */
-    bool kernel_only;      /* no fast path at all */
-    bool is_ipv6;          /* addresses are 4-tuples, IPv4 peers ::ffff:a.b.c.d */
+    int kernel_fd;                  /* -1: none */
+    int kernel_family;              /* AF_INET or AF_INET6 */
+    bool kernel_queued;             /* collect for one sendmmsg per turn (protocols) */
+    bool kernel_only;               /* no fast path at all */
+    bool is_ipv6;                   /* addresses are 4-tuples, IPv4 peers ::ffff:a.b.c.d */
     bool waiting;
 } HnPort;
 
@@ -76,6 +78,12 @@ void hn_engine_note_send(HnEngine *engine);
 void hn_engine_report(HnEngine *engine, PyObject *owner);
 /* A socket's send buffer is full: on_writable comes when it has room again. */
 void hn_engine_kernel_full(HnEngine *engine, int fd);
+/* Around every stretch that uses the stack without the GIL.  Leases may end in any thread, as the
+   garbage collector likes; their frames wait until the walk is over. */
+void hn_engine_begin_walk(HnEngine *engine);
+void hn_engine_end_walk(HnEngine *engine);
+/* Takes a leased packet back, now or behind the walk. */
+void hn_engine_take_back(HnEngine *engine, struct hn_frame *frame);
 void hn_engine_lease_ended(HnEngine *engine);
 
 /* port.c */
@@ -86,8 +94,7 @@ PyObject *hn_port_receive_batch(PyObject *self, PyObject *max);
 PyObject *hn_port_send_batch(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *hn_port_receive_lease(PyObject *self, PyObject *max);
 /* Sends by whichever path; 0, or -errno (-EAGAIN: held back). */
-int hn_port_transmit(HnPort *port, const struct hn_address *to, const uint8_t *data,
-                     size_t bytes);
+int hn_port_transmit(HnPort *port, const struct hn_address *to, const uint8_t *data, size_t bytes);
 
 /* addresses.c */
 PyObject *hn_address_object(HnPort *port, const struct hn_address *address);

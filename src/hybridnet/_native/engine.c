@@ -14,8 +14,8 @@ void hn_engine_report(HnEngine *engine, PyObject *owner)
     PyErr_NormalizeException(&type, &value, &traceback);
     if (value && traceback)
         PyException_SetTraceback(value, traceback);
-    PyObject *result = PyObject_CallFunctionObjArgs(
-        engine->on_exception, value ? value : Py_None, owner ? owner : Py_None, NULL);
+    PyObject *result = PyObject_CallFunctionObjArgs(engine->on_exception, value ? value : Py_None,
+                                                    owner ? owner : Py_None, NULL);
     if (!result)
         PyErr_WriteUnraisable(engine->on_exception);
     Py_XDECREF(result);
@@ -52,20 +52,53 @@ static void destroy_stack(HnEngine *engine)
     engine->stack = NULL;
 }
 
+void hn_engine_take_back(HnEngine *engine, struct hn_frame *frame)
+{
+    struct hn_pool *pool = &engine->stack->pool;
+    if (engine->walking) {
+        frame->queue_next = engine->returned;
+        engine->returned = hn_frame_index(pool, frame);
+    } else {
+        hn_packet_free(pool, frame, HN_OWNER_USER);
+    }
+}
+
 void hn_engine_lease_ended(HnEngine *engine)
 {
     engine->leases--;
-    if (engine->leases == 0 && engine->closing && engine->stack)
-        destroy_stack(engine);
+    if (engine->closing) {
+        if (engine->leases == 0 && engine->stack)
+            destroy_stack(engine);
+    } else if (!engine->walking) {
+        hn_stack_refill(engine->stack);
+    }
 }
 
-static bool flush_native(HnEngine *engine, uint64_t now_ns, int *full_fd)
+void hn_engine_begin_walk(HnEngine *engine) { engine->walking = true; }
+
+void hn_engine_end_walk(HnEngine *engine)
+{
+    struct hn_pool *pool = &engine->stack->pool;
+    engine->walking = false;
+    bool any = engine->returned != HN_FRAME_NONE;
+    while (engine->returned != HN_FRAME_NONE) {
+        struct hn_frame *frame = &pool->frames[engine->returned];
+        engine->returned = frame->queue_next;
+        hn_packet_free(pool, frame, HN_OWNER_USER);
+    }
+    if (any)
+        hn_stack_refill(engine->stack);
+}
+
+static bool flush_native(HnEngine *engine, uint64_t now_ns)
 {
     bool done;
+    hn_engine_begin_walk(engine);
     Py_BEGIN_ALLOW_THREADS
-    *full_fd = hn_kernel_flush(engine->kernel);
+    hn_kernel_flush(engine->kernel);
     done = hn_stack_flush(engine->stack, now_ns);
     Py_END_ALLOW_THREADS
+    hn_engine_end_walk(engine);
     return done;
 }
 
@@ -85,12 +118,12 @@ static int report_failures(HnEngine *engine)
     while (engine->stack && hn_kernel_next_failure(engine->kernel, &failure)) {
         HnPort *port = failure.udp->owner;
         failure.to.reserved = 0;
-        PyObject *address = failure.to.family ? hn_address_object(port, &failure.to)
-                                              : Py_NewRef(Py_None);
+        PyObject *address =
+            failure.to.family ? hn_address_object(port, &failure.to) : Py_NewRef(Py_None);
         if (!address)
             return -1;
-        PyObject *result = PyObject_CallFunction(engine->on_failure, "OiN", port->owner,
-                                                 failure.error, address);
+        PyObject *result =
+            PyObject_CallFunction(engine->on_failure, "OiN", port->owner, failure.error, address);
         if (call_and_drop(result, engine) < 0)
             return -1;
     }
@@ -99,13 +132,12 @@ static int report_failures(HnEngine *engine)
 
 static int flush(HnEngine *engine)
 {
-    int full_fd;
-    bool done = flush_native(engine, hn_monotonic_ns(), &full_fd);
+    bool done = flush_native(engine, hn_monotonic_ns());
     if (report_failures(engine) < 0)
         return -1;
-    if (full_fd >= 0 &&
-        call_and_drop(PyObject_CallFunction(engine->on_kernel_full, "i", full_fd), engine) < 0)
-        return -1;
+    int full_fd;
+    while (engine->stack && (full_fd = hn_kernel_next_full(engine->kernel)) >= 0)
+        hn_engine_kernel_full(engine, full_fd);
     if (!done && !engine->flush_scheduled) {
         engine->flush_scheduled = true;
         if (call_and_drop(PyObject_CallOneArg(engine->schedule, Py_True), engine) < 0)
@@ -116,8 +148,7 @@ static int flush(HnEngine *engine)
         if (call_and_drop(PyObject_CallNoArgs(engine->on_wanted), engine) < 0)
             return -1;
     }
-    if (engine->blocked && engine->stack &&
-        engine->stack->backlog_total < engine->stack->backlog_max / 4) {
+    if (engine->blocked && engine->stack && hn_transmit_room_again(engine->stack)) {
         engine->blocked = false;
         return call_and_drop(PyObject_CallNoArgs(engine->on_writable), engine);
     }
@@ -155,9 +186,15 @@ static int check_open(const HnEngine *engine)
 static PyObject *finish_turn(HnEngine *engine, uint32_t received)
 {
     int result = hn_engine_deliver(engine);
+    /* From here on a callback's sends ask for a flush of their own. */
+    engine->in_turn = false;
+    /* A KeyboardInterrupt goes on to the loop; what was sent before it still goes out. */
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
     if (engine->stack && flush(engine) < 0)
         result = -1;
-    engine->in_turn = false;
+    if (type)
+        PyErr_Restore(type, value, traceback);
     return result < 0 ? NULL : PyLong_FromUnsignedLong(received);
 }
 
@@ -177,9 +214,11 @@ static PyObject *engine_turn(PyObject *self, PyObject *const *args, Py_ssize_t c
         return PyLong_FromLong(0);
     engine->in_turn = true;
     uint32_t received;
+    hn_engine_begin_walk(engine);
     Py_BEGIN_ALLOW_THREADS
     received = hn_stack_poll(engine->stack, device, queue, budget, hn_monotonic_ns());
     Py_END_ALLOW_THREADS
+    hn_engine_end_walk(engine);
     return finish_turn(engine, received);
 }
 
@@ -195,6 +234,12 @@ static uint32_t poll_all(struct hn_stack *stack, uint32_t budget, uint64_t now_n
     return received;
 }
 
+/* What the program sent since the last turn must not wait for the end of the spinning. */
+static bool has_unsent(const HnEngine *engine)
+{
+    return engine->flush_scheduled || engine->stack->graph->busy;
+}
+
 static PyObject *engine_spin(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     HnEngine *engine = (HnEngine *)self;
@@ -208,8 +253,11 @@ static PyObject *engine_spin(PyObject *self, PyObject *const *args, Py_ssize_t c
         return NULL;
     if (engine->in_turn)
         return PyLong_FromLong(0);
+    if (has_unsent(engine) && (flush(engine) < 0 || check_open(engine) < 0))
+        return NULL;
     engine->in_turn = true;
     uint32_t received;
+    hn_engine_begin_walk(engine);
     Py_BEGIN_ALLOW_THREADS
     uint64_t now = hn_monotonic_ns();
     uint64_t end = now + spin_ns;
@@ -220,6 +268,7 @@ static PyObject *engine_spin(PyObject *self, PyObject *const *args, Py_ssize_t c
         now = hn_monotonic_ns();
     }
     Py_END_ALLOW_THREADS
+    hn_engine_end_walk(engine);
     return finish_turn(engine, received);
 }
 
@@ -265,8 +314,8 @@ static PyObject *engine_close(PyObject *self, PyObject *ignored)
 
 static int engine_init(PyObject *self, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = { "stack",      "schedule",   "on_exception", "on_writable",
-                             "on_failure", "on_kernel_full", "on_wanted",   NULL };
+    static char *names[] = {"stack",      "schedule",       "on_exception", "on_writable",
+                            "on_failure", "on_kernel_full", "on_wanted",    NULL};
     HnEngine *engine = (HnEngine *)self;
     unsigned long long stack;
     PyObject *schedule, *on_exception, *on_writable, *on_failure, *on_kernel_full, *on_wanted;
@@ -280,6 +329,7 @@ static int engine_init(PyObject *self, PyObject *args, PyObject *keywords)
         return -1;
     }
     engine->stack = (struct hn_stack *)(uintptr_t)stack;
+    engine->returned = HN_FRAME_NONE;
     engine->schedule = Py_NewRef(schedule);
     engine->on_exception = Py_NewRef(on_exception);
     engine->on_writable = Py_NewRef(on_writable);
@@ -332,32 +382,27 @@ static PyObject *get_blocked(PyObject *self, void *closure)
 }
 
 static PyGetSetDef engine_getset[] = {
-    { "blocked", get_blocked, NULL, "A sender was held back and not yet told to go on.", NULL },
-    { NULL, NULL, NULL, NULL, NULL }
-};
+    {"blocked", get_blocked, NULL, "A sender was held back and not yet told to go on.", NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
 
 static PyMethodDef engine_methods[] = {
-    { "turn", (PyCFunction)(void (*)(void))engine_turn, METH_FASTCALL,
-      "turn(device, queue, budget) -> int\n\nReceive, deliver, flush. Returns packets received." },
-    { "spin", (PyCFunction)(void (*)(void))engine_spin, METH_FASTCALL,
-      "spin(budget, nanoseconds) -> int\n\nAs turn() over all queues, busy until something comes." },
-    { "flush", engine_flush, METH_NOARGS, "flush()\n\nSend what was put into the graph." },
-    { "deliver", engine_deliver, METH_NOARGS,
-      "deliver() -> int\n\nHand over what is queued, then flush." },
-    { "close", engine_close, METH_NOARGS,
-      "close()\n\nFree the stack, at once or with the last lease." },
-    { NULL, NULL, 0, NULL }
-};
+    {"turn", (PyCFunction)(void (*)(void))engine_turn, METH_FASTCALL,
+     "turn(device, queue, budget) -> int\n\nReceive, deliver, flush. Returns packets received."},
+    {"spin", (PyCFunction)(void (*)(void))engine_spin, METH_FASTCALL,
+     "spin(budget, nanoseconds) -> int\n\nAs turn() over all queues, busy until something comes."},
+    {"flush", engine_flush, METH_NOARGS, "flush()\n\nSend what was put into the graph."},
+    {"deliver", engine_deliver, METH_NOARGS,
+     "deliver() -> int\n\nHand over what is queued, then flush."},
+    {"close", engine_close, METH_NOARGS,
+     "close()\n\nFree the stack, at once or with the last lease."},
+    {NULL, NULL, 0, NULL}};
 
-static PyType_Slot engine_slots[] = { { Py_tp_init, engine_init },
-                                      { Py_tp_dealloc, engine_dealloc },
-                                      { Py_tp_traverse, engine_traverse },
-                                      { Py_tp_clear, engine_clear },
-                                      { Py_tp_methods, engine_methods },
-                                      { Py_tp_getset, engine_getset },
-                                      { Py_tp_new, PyType_GenericNew },
-                                      { 0, NULL } };
-PyType_Spec hn_engine_spec = { .name = "hybridnet._native.Engine",
-                               .basicsize = sizeof(HnEngine),
-                               .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                               .slots = engine_slots };
+static PyType_Slot engine_slots[] = {
+    {Py_tp_init, engine_init},         {Py_tp_dealloc, engine_dealloc},
+    {Py_tp_traverse, engine_traverse}, {Py_tp_clear, engine_clear},
+    {Py_tp_methods, engine_methods},   {Py_tp_getset, engine_getset},
+    {Py_tp_new, PyType_GenericNew},    {0, NULL}};
+PyType_Spec hn_engine_spec = {.name = "hybridnet._native.Engine",
+                              .basicsize = sizeof(HnEngine),
+                              .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                              .slots = engine_slots};

@@ -21,22 +21,21 @@ static PyObject *payload_bytes(const HnPort *port, const struct hn_frame *frame)
                                          frame->payload_length);
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, frame->payload_length);
     if (bytes)
-        hn_udp_copy_payload(&port->engine->stack->pool, frame,
-                            (uint8_t *)PyBytes_AS_STRING(bytes));
+        hn_udp_copy_payload(&port->engine->stack->pool, frame, (uint8_t *)PyBytes_AS_STRING(bytes));
     return bytes;
 }
 
 /* One datagram to the protocol; -1: an exception that must not be swallowed. */
 static int deliver_one(HnPort *port, struct hn_frame *frame)
 {
-    PyObject *arguments[3] = { NULL, payload_bytes(port, frame), NULL };
+    PyObject *arguments[3] = {NULL, payload_bytes(port, frame), NULL};
     arguments[2] = arguments[1] ? hn_address_object(port, &frame->peer) : NULL;
     hn_packet_free(&port->engine->stack->pool, frame, HN_OWNER_SOCKET);
     PyObject *result = NULL;
     if (arguments[2]) {
         PyObject *callback = Py_NewRef(port->on_datagram);
-        result = PyObject_Vectorcall(callback, arguments + 1,
-                                     2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        result =
+            PyObject_Vectorcall(callback, arguments + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
         Py_DECREF(callback);
     }
     Py_XDECREF(arguments[1]);
@@ -64,8 +63,11 @@ int hn_port_deliver(HnPort *port)
                 stack->drops[HN_DROP_UDP_CLOSED]++;
                 hn_packet_free(&stack->pool, frames[left], HN_OWNER_SOCKET);
             }
-            if (result < 0)
+            if (result < 0) {
+                if (port->udp)
+                    hn_udp_mark_ready(port->udp); /* what is left waits for the next turn */
                 return -1;
+            }
             break;
         }
     }
@@ -76,11 +78,10 @@ static int transmit_by_kernel(HnPort *port, const struct hn_address *to, const u
                               size_t bytes)
 {
     struct hn_kernel_io *kernel = port->engine->kernel;
-    int verdict = port->kernel_queued
-                      ? hn_kernel_queue(kernel, port->udp, port->kernel_fd, port->kernel_family,
-                                        to, data, bytes)
-                      : hn_kernel_send(port->udp, port->kernel_fd, port->kernel_family, to, data,
-                                       bytes);
+    int verdict = port->kernel_queued ? hn_kernel_queue(kernel, port->udp, port->kernel_fd,
+                                                        port->kernel_family, to, data, bytes)
+                                      : hn_kernel_send(port->udp, port->kernel_fd,
+                                                       port->kernel_family, to, data, bytes);
     if (verdict == 0 && port->kernel_queued)
         hn_engine_note_send(port->engine);
     /* As long as something is queued, the next flush finds out which socket is full. */
@@ -89,8 +90,7 @@ static int transmit_by_kernel(HnPort *port, const struct hn_address *to, const u
     return verdict;
 }
 
-int hn_port_transmit(HnPort *port, const struct hn_address *to, const uint8_t *data,
-                     size_t bytes)
+int hn_port_transmit(HnPort *port, const struct hn_address *to, const uint8_t *data, size_t bytes)
 {
     int verdict = HN_SEND_KERNEL;
     if (hn_likely(!port->kernel_only))
@@ -137,7 +137,7 @@ static PyObject *port_send(PyObject *self, PyObject *const *args, Py_ssize_t cou
         PyErr_SetString(PyExc_TypeError, "sendto(data, addr=None)");
         return NULL;
     }
-    Py_buffer view = { .buf = NULL };
+    Py_buffer view = {.buf = NULL};
     const uint8_t *bytes;
     Py_ssize_t length;
     if (hn_likely(PyBytes_CheckExact(data))) {
@@ -199,9 +199,11 @@ static PyObject *port_kernel_turn(PyObject *self, PyObject *max_object)
         return NULL;
     int received;
     struct hn_kernel_io *io = port->engine->kernel;
+    hn_engine_begin_walk(port->engine);
     Py_BEGIN_ALLOW_THREADS
     received = hn_kernel_receive(io, port->udp, port->kernel_fd, (uint32_t)max);
     Py_END_ALLOW_THREADS
+    hn_engine_end_walk(port->engine);
     PyObject *result = PyObject_CallMethod((PyObject *)port->engine, "deliver", NULL);
     if (!result)
         return NULL;
@@ -216,6 +218,7 @@ static PyObject *port_close(PyObject *self, PyObject *ignored)
     if (port->udp && port->engine->stack) {
         hn_kernel_forget(port->engine->kernel, port->udp);
         hn_udp_close(port->udp);
+        hn_engine_note_send(port->engine); /* others' datagrams may have waited behind ours */
     }
     port->udp = NULL;
     port->kernel_fd = -1;
@@ -224,9 +227,9 @@ static PyObject *port_close(PyObject *self, PyObject *ignored)
 
 static int port_init(PyObject *self, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = { "engine",        "udp",           "owner",       "on_refused",
-                             "kernel_fd",     "kernel_family", "kernel_only", "kernel_queued",
-                             NULL };
+    static char *names[] = {"engine",      "udp",           "owner",
+                            "on_refused",  "kernel_fd",     "kernel_family",
+                            "kernel_only", "kernel_queued", NULL};
     HnPort *port = (HnPort *)self;
     PyObject *engine, *owner, *on_refused;
     unsigned long long udp;
@@ -349,37 +352,33 @@ static int set_kernel_only(PyObject *self, PyObject *value, void *closure)
 }
 
 static PyGetSetDef port_getset[] = {
-    { "waiting", get_waiting, set_waiting, "Call on_readable once when something waits.", NULL },
-    { "pending", get_pending, NULL, "Datagrams waiting to be received.", NULL },
-    { "unsent", get_unsent, NULL, "Datagrams that wait for room in the kernel socket.", NULL },
-    { "on_datagram", NULL, set_on_datagram, "The protocol's datagram_received.", NULL },
-    { "on_readable", NULL, set_on_readable, "See waiting.", NULL },
-    { "kernel_only", NULL, set_kernel_only, "Send everything by the kernel path.", NULL },
-    { NULL, NULL, NULL, NULL, NULL }
-};
+    {"waiting", get_waiting, set_waiting, "Call on_readable once when something waits.", NULL},
+    {"pending", get_pending, NULL, "Datagrams waiting to be received.", NULL},
+    {"unsent", get_unsent, NULL, "Datagrams that wait for room in the kernel socket.", NULL},
+    {"on_datagram", NULL, set_on_datagram, "The protocol's datagram_received.", NULL},
+    {"on_readable", NULL, set_on_readable, "See waiting.", NULL},
+    {"kernel_only", NULL, set_kernel_only, "Send everything by the kernel path.", NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
 
 static PyMethodDef port_methods[] = {
-    { "send", (PyCFunction)(void (*)(void))port_send, METH_FASTCALL | METH_KEYWORDS,
-      "send(data, addr=None)\n\nSend one datagram, copied; addr None: to the connected peer." },
-    { "receive", port_receive, METH_NOARGS, "receive() -> (data, addr) or None" },
-    { "receive_batch", hn_port_receive_batch, METH_O,
-      "receive_batch(max) -> (payloads, descriptors) as bytes, or None" },
-    { "receive_lease", hn_port_receive_lease, METH_O, "receive_lease(max) -> Lease or None" },
-    { "send_batch", (PyCFunction)(void (*)(void))hn_port_send_batch, METH_FASTCALL,
-      "send_batch(payloads, descriptors, start) -> (sent, errno)" },
-    { "kernel_turn", port_kernel_turn, METH_O,
-      "kernel_turn(max) -> int\n\nReceive from the kernel socket and deliver; -errno on error." },
-    { "close", port_close, METH_NOARGS, "close()" },
-    { NULL, NULL, 0, NULL }
-};
+    {"send", (PyCFunction)(void (*)(void))port_send, METH_FASTCALL | METH_KEYWORDS,
+     "send(data, addr=None)\n\nSend one datagram, copied; addr None: to the connected peer."},
+    {"receive", port_receive, METH_NOARGS, "receive() -> (data, addr) or None"},
+    {"receive_batch", hn_port_receive_batch, METH_O,
+     "receive_batch(max) -> (payloads, descriptors) as bytes, or None"},
+    {"receive_lease", hn_port_receive_lease, METH_O, "receive_lease(max) -> Lease or None"},
+    {"send_batch", (PyCFunction)(void (*)(void))hn_port_send_batch, METH_FASTCALL,
+     "send_batch(payloads, descriptors, start) -> (sent, errno)"},
+    {"kernel_turn", port_kernel_turn, METH_O,
+     "kernel_turn(max) -> int\n\nReceive from the kernel socket and deliver; -errno on error."},
+    {"close", port_close, METH_NOARGS, "close()"},
+    {NULL, NULL, 0, NULL}};
 
-static PyType_Slot port_slots[] = {
-    { Py_tp_init, port_init },         { Py_tp_dealloc, port_dealloc },
-    { Py_tp_traverse, port_traverse }, { Py_tp_clear, port_clear },
-    { Py_tp_methods, port_methods },   { Py_tp_getset, port_getset },
-    { Py_tp_new, PyType_GenericNew },  { 0, NULL }
-};
-PyType_Spec hn_port_spec = { .name = "hybridnet._native.Port",
-                             .basicsize = sizeof(HnPort),
-                             .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                             .slots = port_slots };
+static PyType_Slot port_slots[] = {{Py_tp_init, port_init},         {Py_tp_dealloc, port_dealloc},
+                                   {Py_tp_traverse, port_traverse}, {Py_tp_clear, port_clear},
+                                   {Py_tp_methods, port_methods},   {Py_tp_getset, port_getset},
+                                   {Py_tp_new, PyType_GenericNew},  {0, NULL}};
+PyType_Spec hn_port_spec = {.name = "hybridnet._native.Port",
+                            .basicsize = sizeof(HnPort),
+                            .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                            .slots = port_slots};

@@ -41,7 +41,7 @@ def _pack(offset: int, length: int, address: Address | None) -> bytes:
     if address is None:
         return _DESCRIPTOR.pack(offset, length, bytes(16), 0, 0, 0, 0, 0)
     host = address[0].partition("%")[0]
-    scope = address[3] if len(address) > 3 else 0  # type: ignore[misc]
+    scope = address[3] if len(address) > 3 else 0
     if ":" not in host:
         ip, family = socket.inet_pton(socket.AF_INET, host), 4
     else:
@@ -66,9 +66,9 @@ class DatagramBatch:
 
     __slots__ = ("_lease", "_payloads", "_table")
 
-    def __init__(self, payloads: bytes, table: bytes, lease: Lease | None = None) -> None:
+    def __init__(self, payloads: bytes, table: bytes | None, lease: Lease | None = None) -> None:
         self._payloads = payloads
-        self._table = table
+        self._table = table  # of a lease: None until somebody looks
         self._lease = lease
 
     @classmethod
@@ -88,7 +88,14 @@ class DatagramBatch:
         return cls(b"".join(parts), b"".join(table))
 
     def __len__(self) -> int:
-        return len(self._table) // DESCRIPTOR_BYTES
+        if self._lease is not None:
+            return len(self._lease)
+        return len(self._descriptors()) // DESCRIPTOR_BYTES
+
+    def _descriptors(self) -> bytes:
+        if self._table is None:
+            self._table = self._lease.descriptors() if self._lease is not None else b""
+        return self._table
 
     @property
     def is_leased(self) -> bool:
@@ -99,7 +106,7 @@ class DatagramBatch:
     def descriptors(self) -> memoryview:
         """The table, 40 bytes a datagram, read-only."""
         self._check()
-        return memoryview(self._table)
+        return memoryview(self._descriptors())
 
     @property
     def payloads(self) -> memoryview:
@@ -122,7 +129,7 @@ class DatagramBatch:
                 raise LeaseReleased from None
         if not 0 <= index < len(self):
             raise IndexError("no such datagram in this batch")
-        offset, length = struct.unpack_from("=II", self._table, index * DESCRIPTOR_BYTES)
+        offset, length = struct.unpack_from("=II", self._descriptors(), index * DESCRIPTOR_BYTES)
         return memoryview(self._payloads)[offset : offset + length]
 
     def address(self, index: int) -> Address:
@@ -131,7 +138,9 @@ class DatagramBatch:
         if not -len(self) <= index < len(self):
             raise IndexError("no such datagram in this batch")
         position = (index % len(self)) * DESCRIPTOR_BYTES
-        _, _, ip, scope, port, family, _, _ = _DESCRIPTOR.unpack_from(self._table, position)
+        _, _, ip, scope, port, family, _, _ = _DESCRIPTOR.unpack_from(self._descriptors(), position)
+        if family == 0 and self._lease is not None:
+            raise LeaseReleased("the datagram was sent on")
         return _peer(ip, scope, port, family)
 
     def __iter__(self) -> Iterator[tuple[memoryview, Address]]:
@@ -161,7 +170,9 @@ class DatagramBatch:
         if self._lease is not None and self._lease.released:
             raise LeaseReleased
 
-    def _native(self) -> tuple[bytes | Lease, bytes]:
+    def native(self) -> tuple[bytes | Lease, bytes]:
         """What Port.send_batch takes."""
         self._check()
-        return (self._payloads if self._lease is None else self._lease), self._table
+        if self._lease is not None:
+            return self._lease, b""
+        return self._payloads, self._descriptors()

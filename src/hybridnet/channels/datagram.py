@@ -6,7 +6,8 @@ import asyncio
 import errno
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 from hybridnet.addresses import Address, Data
 from hybridnet.channels.endpoint import Endpoint
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("hybridnet")
 
 _HIGH_WATER = 64 * 1024
+_DATAGRAM_OVERHEAD = 64
+"""Charged to the buffer beside each payload: what keeping a datagram costs, an empty one too."""
 _BUFFER_FACTOR = 64
 """The buffer takes this many times the high-water mark; a protocol that ignores pause_writing
 loses datagrams then, counted, instead of growing without bound."""
@@ -36,7 +39,7 @@ class DatagramTransport(asyncio.DatagramTransport):
     def __init__(
         self,
         stack: Stack,
-        protocol: asyncio.DatagramProtocol,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
         *,
         local: tuple[object, ...] | None,
         remote: tuple[object, ...] | None,
@@ -45,9 +48,9 @@ class DatagramTransport(asyncio.DatagramTransport):
         super().__init__()
         self._stack = stack
         self._loop = stack.loop
-        self._protocol: asyncio.DatagramProtocol = protocol
         self._closing = False
         self._lost = 0
+        self._ending = False
         self._buffer: deque[tuple[bytes, Address | None]] = deque()
         self._buffer_bytes = 0
         self._high_water = _HIGH_WATER
@@ -57,15 +60,29 @@ class DatagramTransport(asyncio.DatagramTransport):
             stack, self, local=local, remote=remote, options=options, queued=True
         )
         self._facade = SocketFacade(self._endpoint)
+        try:
+            self._protocol: asyncio.DatagramProtocol
+            self._protocol = cast("asyncio.DatagramProtocol", protocol_factory())
+        except BaseException:
+            self._endpoint.close()
+            raise
         # The instance's attribute wins over the class's method: one C call per datagram.
         self.__dict__["sendto"] = self._endpoint.port.send
 
     def start(self) -> None:
-        """Tell the protocol, then let datagrams in; once, by the stack."""
-        self._protocol.connection_made(self)
+        """Tell the protocol, then let datagrams in; once, by the stack.
+
+        As on asyncio, what ``connection_made`` raises goes to the loop's exception handler.
+        """
+        self._guarded(self._protocol.connection_made, self)
         if not self._closing:
-            self._endpoint.port.on_datagram = self._protocol.datagram_received
-            self._endpoint.port.on_readable = None
+            self._let_in()
+
+    def _let_in(self) -> None:
+        # IPv6 addresses have four items, which the stubs of DatagramProtocol do not say.
+        receive = cast("Callable[[bytes, Address], object]", self._protocol.datagram_received)
+        self._endpoint.port.on_datagram = receive
+        self._stack.loop.call_soon(self._stack.driver.deliver)
 
     # asyncio.BaseTransport
 
@@ -78,7 +95,7 @@ class DatagramTransport(asyncio.DatagramTransport):
         if name == "peername":
             return self._endpoint.remote if self._endpoint.remote is not None else default
         if name == "hybridnet":
-            return {"mode": str(self._stack.mode), "reasons": list(self._stack.reasons)}
+            return self._stack.path_info()
         return default
 
     def is_closing(self) -> bool:
@@ -87,7 +104,7 @@ class DatagramTransport(asyncio.DatagramTransport):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol  # type: ignore[assignment]
         if not self._closing:
-            self._endpoint.port.on_datagram = self._protocol.datagram_received
+            self._let_in()
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol
@@ -106,32 +123,32 @@ class DatagramTransport(asyncio.DatagramTransport):
         if not self._buffer:
             self._stack.driver.engine.flush()
             if self._endpoint.port.unsent == 0:
-                self._call_connection_lost(None)
+                self._end(None)
                 return
         self._stack.driver.call_when_writable(self._endpoint)
 
     def abort(self) -> None:
         """Close without sending what is buffered."""
-        self._lose(None)
-
-    def _lose(self, error: BaseException | None) -> None:
         if self._endpoint.is_closed:
             return
-        self._endpoint.tx_dropped += len(self._buffer)
-        self._buffer.clear()
-        self._buffer_bytes = 0
-        already = self._closing and not self._lost
         self._closing = True
         self._lost += 1
         self._endpoint.port.on_datagram = None
-        if not already or error is not None:
+        self._endpoint.tx_dropped += len(self._buffer)
+        self._buffer.clear()
+        self._buffer_bytes = 0
+        self._end(None)
+
+    def _end(self, error: Exception | None) -> None:
+        if not self._ending:
+            self._ending = True
             self._loop.call_soon(self._call_connection_lost, error)
 
-    def _call_connection_lost(self, error: BaseException | None) -> None:
+    def _call_connection_lost(self, error: Exception | None) -> None:
         if self._endpoint.is_closed:
             return
         try:
-            self._protocol.connection_lost(error if isinstance(error, Exception) else None)
+            self._protocol.connection_lost(error)
         finally:
             self._endpoint.close()
             self._stack.transports.discard(self)
@@ -164,27 +181,31 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     # endpoint.Owner
 
-    def on_refused(self, number: int, data: Data, addr: Address | None) -> object:
+    def on_refused(self, number: int, data: Data, addr: Address | None) -> None:
         endpoint = self._endpoint
         if endpoint.is_closed or self._lost:
             self._warn_lost()
-            return None
+            return
         if number == errno.EISCONN:
             if addr != endpoint.remote:
                 raise ValueError(f"Invalid address: must be None or {endpoint.remote}")
-            return endpoint.port.send(data)
+            endpoint.port.send(data)
+            return
         if number == errno.EAGAIN:
-            return self._hold(data, addr)
+            self._hold(data, addr)
+            return
         if number == errno.EINVAL and addr is not None:
             try:
-                endpoint.send_respelt(data, addr)
+                # Names and broadcast spellings: the kernel socket understands them.
+                endpoint.send_as_socket(data, addr)
             except BlockingIOError:
                 self._hold(data, addr)
             except OSError as error:
                 self._protocol.error_received(error)
-            return None
+            return
+        if endpoint.remote is not None:
+            endpoint.drain_errors()  # if it was an ICMP error, it is told now
         self._protocol.error_received(from_errno(number))
-        return None
 
     def _hold(self, data: Data, addr: Address | None) -> None:
         copy = bytes(data)
@@ -195,7 +216,7 @@ class DatagramTransport(asyncio.DatagramTransport):
             # What follows queues behind it; see on_writable.
             self.__dict__["sendto"] = self._send_behind
         self._buffer.append((copy, addr))
-        self._buffer_bytes += len(copy)
+        self._buffer_bytes += len(copy) + _DATAGRAM_OVERHEAD
         self._stack.driver.call_when_writable(self._endpoint)
         self._maybe_pause()
 
@@ -210,15 +231,19 @@ class DatagramTransport(asyncio.DatagramTransport):
     def on_writable(self) -> None:
         waiting, self._buffer = self._buffer, deque()
         self._buffer_bytes = 0
-        while waiting:
-            data, addr = waiting.popleft()
-            self._endpoint.port.send(data, addr)
-            if self._buffer:  # held back again: the rest stays in order behind it
-                self._buffer.extend(waiting)
-                self._buffer_bytes += sum(len(each) for each, _ in waiting)
-                return
-        self.__dict__["sendto"] = self._endpoint.port.send
-        self._maybe_resume()
+        try:
+            # Held back again, it is in the new buffer and the rest goes behind it.
+            while waiting and not self._buffer:
+                data, addr = waiting.popleft()
+                self._endpoint.port.send(data, addr)
+        finally:  # error_received() may raise
+            self._buffer.extend(waiting)
+            self._buffer_bytes += sum(len(data) + _DATAGRAM_OVERHEAD for data, _ in waiting)
+            if self._buffer:
+                self._stack.driver.call_when_writable(self._endpoint)
+            else:
+                self.__dict__["sendto"] = self._endpoint.port.send
+            self._maybe_resume()
         if self._closing:
             self._end_when_sent()
 
@@ -247,9 +272,9 @@ class DatagramTransport(asyncio.DatagramTransport):
         self._paused = False
         self._guarded(self._protocol.resume_writing)
 
-    def _guarded(self, callback: Any) -> None:
+    def _guarded(self, callback: Callable[..., object], *arguments: object) -> None:
         try:
-            callback()
+            callback(*arguments)
         except Exception as error:
             self._loop.call_exception_handler(
                 {

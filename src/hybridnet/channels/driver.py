@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hybridnet")
 
-_EVENTS_MAX = 64
-"""Kernel sockets looked at in one turn of the loop."""
+_SOCKETS_PER_TURN = 64
+
 _RETRY_S = 0.001
 """After a flush that the devices could not take whole; long enough not to spin on a dead link."""
 
@@ -48,13 +48,13 @@ class Driver:
         self._closed = False
         self._fds: dict[int, list[int]] = {}
         self._writable_waiters: set[asyncio.Future[None]] = set()
-        # Kernel sockets are watched through an epoll of the stack's own: libuv stops polling a
-        # descriptor for good once it has an error to report, such as an ICMP error's.
-        self._epoll = select.epoll()
-        self._sockets: dict[int, Callable[[], object]] = {}
-        loop.add_reader(self._epoll.fileno(), self._on_sockets)
         self._full_sockets: set[int] = set()
+        self._deaf_sockets: set[int] = set()
+        self._retrying = False
         self._blocked: dict[int, Endpoint] = {}
+        self._sockets: dict[int, Endpoint] = {}
+        self._epoll = select.epoll()
+        loop.add_reader(self._epoll.fileno(), self._on_sockets)
         self.engine = Engine(
             core.disown(),
             self._schedule,
@@ -80,28 +80,17 @@ class Driver:
         for fd in self._fds.pop(index, ()):
             self._loop.remove_reader(fd)
 
-    def add_socket(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call back whenever a kernel socket has a datagram or an error."""
-        self._epoll.register(fd, select.EPOLLIN)
-        self._sockets[fd] = callback
-
-    def remove_socket(self, fd: int) -> None:
-        """Watch a kernel socket no longer; before it is closed."""
-        if self._sockets.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-        self._forget_full(fd)
-
-    def _on_sockets(self) -> None:
-        for fd, _ in self._epoll.poll(0, _EVENTS_MAX):
-            callback = self._sockets.get(fd)  # closed by an earlier one's callback: gone
-            if callback is not None:
-                callback()
-
     def _schedule(self, later: bool) -> None:
-        if later:
-            self._loop.call_later(_RETRY_S, self.engine.flush)
-        else:
+        if not later:
             self._loop.call_soon(self.engine.flush)
+        elif not self._retrying:
+            self._retrying = True
+            self._loop.call_later(_RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retrying = False
+        if not self._closed:
+            self.engine.flush()
 
     def _report(self, exception: BaseException, owner: object) -> None:
         self._loop.call_exception_handler(
@@ -111,6 +100,11 @@ class Driver:
                 "transport" if isinstance(owner, asyncio.BaseTransport) else "channel": owner,
             }
         )
+
+    def deliver(self) -> None:
+        """Hand over what waits already; for a protocol that starts to listen."""
+        if not self._closed:
+            self.engine.deliver()
 
     # Busy polling: as long as packets keep coming, every turn of the loop spins for a moment.
 
@@ -124,7 +118,11 @@ class Driver:
         busy = self._busy
         if self._closed or busy is None:
             return
-        received = self.engine.spin(self._burst, busy.spin_us * 1000)
+        try:
+            received = self.engine.spin(self._burst, busy.spin_us * 1000)
+        except BaseException:
+            self._spinning = False  # the readers may start it again
+            raise
         now = time.monotonic()
         if received:
             self._last_packet = now
@@ -157,37 +155,79 @@ class Driver:
         self.wake_senders()
         blocked, self._blocked = self._blocked, {}
         for endpoint in blocked.values():
-            endpoint.owner.on_writable()
+            try:
+                endpoint.owner.on_writable()
+            except Exception as error:
+                self._report(error, endpoint.owner)
 
     def call_when_writable(self, endpoint: Endpoint) -> None:
         """Call the owner's ``on_writable`` once when there is room again."""
         self._blocked[id(endpoint)] = endpoint
         self._schedule(True)
 
-    def _on_kernel_full(self, fd: int) -> None:
-        def flush() -> None:
-            self._forget_full(fd)
-            self.engine.flush()
-            self._on_writable()
+    # Kernel sockets.  They hang on an epoll of our own, and that on the loop: a socket with an
+    # entry in its error queue polls as POLLERR, and libuv, hence uvloop, drops it for that.
 
-        if fd not in self._full_sockets:
-            self._full_sockets.add(fd)
-            self._loop.add_writer(fd, flush)
+    def add_socket(self, endpoint: Endpoint) -> None:
+        """Receive from an endpoint's kernel socket from now on."""
+        fd = endpoint.socket.fileno()
+        self._sockets[fd] = endpoint
+        self._epoll.register(fd, select.EPOLLIN)
 
-    def _forget_full(self, fd: int) -> None:
+    def remove_socket(self, endpoint: Endpoint) -> None:
+        """Stop receiving; before the socket is closed."""
+        fd = endpoint.socket.fileno()
+        if self._sockets.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+        self._full_sockets.discard(fd)
+        self._deaf_sockets.discard(fd)
+
+    def _listen(self, fd: int) -> None:
+        events = 0 if fd in self._deaf_sockets else select.EPOLLIN
         if fd in self._full_sockets:
-            self._full_sockets.discard(fd)
-            self._loop.remove_writer(fd)
+            events |= select.EPOLLOUT
+        self._epoll.modify(fd, events)
+
+    def _on_sockets(self) -> None:
+        for fd, events in self._epoll.poll(0, _SOCKETS_PER_TURN):
+            endpoint = self._sockets.get(fd)
+            if endpoint is None:
+                continue  # closed by a callback of the one before
+            if events & select.EPOLLOUT:
+                self._full_sockets.discard(fd)
+                self._listen(fd)
+                self.engine.flush()
+                self._on_writable()
+            if events & ~select.EPOLLOUT and not endpoint.is_closed:
+                endpoint.on_kernel_readable()
+
+    def rest(self, endpoint: Endpoint) -> None:
+        """There are no frames to receive into: look at this socket again a little later."""
+        fd = endpoint.socket.fileno()
+        self._deaf_sockets.add(fd)
+        self._listen(fd)
+
+        def listen_again() -> None:
+            if self._sockets.get(fd) is endpoint:
+                self._deaf_sockets.discard(fd)
+                self._listen(fd)
+
+        self._loop.call_later(_RETRY_S, listen_again)
+
+    def _on_kernel_full(self, fd: int) -> None:
+        if fd in self._sockets and fd not in self._full_sockets:
+            self._full_sockets.add(fd)
+            self._listen(fd)
 
     def close(self) -> None:
         """Stop polling; the engine goes with its last lease."""
         self._closed = True
         for index in list(self._fds):
             self.remove_device(index)
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
         self.wake_senders()  # they find their channels closed
         self._blocked.clear()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
 
 
 def _on_failure(owner: object, number: int, address: object) -> None:

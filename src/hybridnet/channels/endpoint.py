@@ -94,7 +94,7 @@ class Endpoint:
             self.local: Address = self.socket.getsockname()
             self.remote: Address | None = self.socket.getpeername() if remote_address else None
             # A connected socket has a definite source; the fast path follows the kernel's choice.
-            self._udp = stack.core.open_udp(
+            self._udp = udp = stack.core.open_udp(
                 self.local,
                 self.remote,
                 v6only=options.v6only,
@@ -102,7 +102,7 @@ class Endpoint:
             )
             self.port = Port(
                 stack.driver.engine,
-                int(ffi.cast("uintptr_t", self._udp.native)),
+                int(ffi.cast("uintptr_t", udp.native)),
                 owner,
                 owner.on_refused,
                 self.socket.fileno(),
@@ -110,8 +110,11 @@ class Endpoint:
                 not stack.has_fast_path,
                 queued,
             )
+            self._apply_header()
+            # A share, so that a channel that nobody reads leaves room for others.
+            lib.hn_udp_set_receive_limit(udp.native, stack.host.receive_bytes // 4)
             self._steer(options)
-            stack.driver.add_socket(self.socket.fileno(), self._on_kernel_readable)
+            stack.driver.add_socket(self)
         except BaseException:
             self._undo()
             raise
@@ -160,8 +163,7 @@ class Endpoint:
         counts = self.statistics()
         for name in ChannelStatistics.__slots__:
             self.stack.host.closed_channels[name] += getattr(counts, name)
-        fd = self.socket.fileno()
-        self.stack.driver.remove_socket(fd)
+        self.stack.driver.remove_socket(self)
         self._undo()
         self.stack.driver.wake_senders()
         self.port.on_datagram = None
@@ -169,13 +171,17 @@ class Endpoint:
 
     # The kernel path.
 
-    def _on_kernel_readable(self) -> None:
+    def on_kernel_readable(self) -> None:
+        """Receive a burst from the kernel socket, or what its error queue has to say."""
         received = self.port.kernel_turn(_KERNEL_BURST)
         # Level-triggered, and an entry in the error queue makes it readable too.
         if received < 0 and self._udp is not None:
             self._on_kernel_error(-received)
 
     def _on_kernel_error(self, number: int) -> None:
+        if number == errno.ENOBUFS:
+            self.stack.driver.rest(self)  # no frames to receive into
+            return
         queued = self.drain_errors()
         if self.remote is None:
             return  # unconnected endpoints are not told (RFC 1122 4.1.3.3; as Linux does)
@@ -184,6 +190,23 @@ class Endpoint:
             numbers = [number]
         for each in numbers[:1]:
             self.owner.on_error(from_errno(each, f"{self._peer_text()}: {_reason(each)}"))
+
+    def send_as_socket(self, data: Data, addr: Address) -> None:
+        """Send to an address that the native side does not know as one: as a socket would.
+
+        May block for a name server, as ``socket.sendto`` does.  Raises: HybridnetError.
+        TypeError: not an address.
+        """
+        plain = respell(addr, self.socket.family)
+        if plain is not None:
+            self.port.send(data, plain)
+            return
+        try:
+            self.socket.sendto(data, addr)
+        except socket.gaierror as error:
+            raise from_errno(errno.EINVAL, f"{addr[0]}: {error.strerror}") from None
+        except OSError as error:
+            raise from_errno(error.errno or errno.EINVAL) from None
 
     def _peer_text(self) -> str:
         return f"{self.remote[0]} port {self.remote[1]}" if self.remote else "the peer"
@@ -198,21 +221,6 @@ class Endpoint:
                 self.stack.learn_path_mtu(error.destination, error.path_mtu)
         return numbers
 
-    def send_respelt(self, data: Data, addr: Address) -> None:
-        """Send to an address that the native side does not know as one.
-
-        Raises: what a socket raises, as the package's exceptions.
-        """
-        plain = respell(addr, self.socket.family)
-        if plain is not None:
-            return self.port.send(data, plain)
-        try:
-            self.socket.sendto(data, addr)
-        except socket.gaierror:
-            raise
-        except OSError as error:
-            raise from_errno(error.errno or errno.EINVAL) from None
-
     # Options that both paths share.
 
     def setsockopt(self, level: int, option: int, *value: object) -> None:
@@ -221,20 +229,24 @@ class Endpoint:
         if self._udp is None:
             return
         if (level, option) == (socket.SOL_SOCKET, socket.SO_RCVBUF):
-            limit = self.socket.getsockopt(level, option)
+            limit = min(self.socket.getsockopt(level, option), self.stack.host.receive_bytes)
             lib.hn_udp_set_receive_limit(self._udp.native, max(limit, 4096))
         elif (level, option) in _HEADER_OPTIONS:
-            hops, traffic_class = self._header_values()
-            lib.hn_udp_set_header(self._udp.native, hops, traffic_class)
+            self._apply_header()
 
-    def _header_values(self) -> tuple[int, int]:
+    def _apply_header(self) -> None:
+        """Let the fast path's headers be as the kernel socket's."""
+        if self._udp is None:
+            return
+        get = self.socket.getsockopt
+        ttl, tos = get(socket.IPPROTO_IP, socket.IP_TTL), get(socket.IPPROTO_IP, socket.IP_TOS)
+        hops, traffic_class = ttl, tos
         if self.socket.family == socket.AF_INET6:
-            hops = self.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
-            traffic_class = self.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
-        else:
-            hops = self.socket.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
-            traffic_class = self.socket.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
-        return hops & 0xFF, max(traffic_class, 0) & 0xFF
+            hops = get(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
+            traffic_class = get(socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+        lib.hn_udp_set_header(
+            self._udp.native, ttl, tos & 0xFF, hops & 0xFF, max(traffic_class, 0) & 0xFF
+        )
 
     def statistics(self) -> ChannelStatistics:
         """Return the counters.  Raises: ChannelClosed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hybridnet.addresses import Address
 
@@ -54,7 +54,7 @@ class SocketFacade:
         return self._endpoint.remote
 
     def getsockopt(self, level: int, option: int, *size: int) -> Any:
-        return self._endpoint.socket.getsockopt(level, option, *size)
+        return cast(Any, self._endpoint.socket).getsockopt(level, option, *size)
 
     def setsockopt(self, level: int, option: int, *value: object) -> None:
         self._endpoint.setsockopt(level, option, *value)

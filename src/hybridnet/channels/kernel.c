@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #define BATCH 64u
 #define OVERFLOW_BYTES 65536u /* one datagram's rest; pages are touched only when needed */
@@ -34,6 +35,8 @@ struct hn_kernel_io {
     struct hn_frame *frames[BATCH];
     struct queued queue[BATCH];
     uint32_t queue_count;
+    int full[BATCH]; /* sockets that took nothing at the last flush */
+    uint32_t full_count;
     struct hn_kernel_failure failures[FAILURES_MAX];
     uint32_t failure_head;
     uint32_t failure_tail;
@@ -64,7 +67,7 @@ void hn_kernel_io_destroy(struct hn_kernel_io *io)
     free(io);
 }
 
-static const uint8_t mapped_prefix[12] = { [10] = 0xff, [11] = 0xff };
+static const uint8_t mapped_prefix[12] = {[10] = 0xff, [11] = 0xff};
 
 static void read_address(const union hn_sockaddr *from, struct hn_address *to)
 {
@@ -85,6 +88,14 @@ static void read_address(const union hn_sockaddr *from, struct hn_address *to)
             to->scope_id = from->in6.sin6_scope_id;
         }
     }
+}
+
+/* Descriptors of a batch come from the caller as they are. */
+static int check_destination(const struct hn_address *to, int socket_family)
+{
+    if (to->family != HN_FAMILY_IPV4 && to->family != HN_FAMILY_IPV6)
+        return -EAFNOSUPPORT;
+    return socket_family == AF_INET && to->family != HN_FAMILY_IPV4 ? -EAFNOSUPPORT : 0;
 }
 
 static socklen_t write_address(const struct hn_address *from, int socket_family,
@@ -120,16 +131,15 @@ static uint32_t prepare(struct hn_kernel_io *io, uint32_t max)
         if (!frame)
             break;
         io->frames[count] = frame;
-        io->vectors[count][0] = (struct iovec){ frame->data, room };
+        io->vectors[count][0] = (struct iovec){frame->data, room};
         io->vectors[count][1] =
-            (struct iovec){ io->overflow + (size_t)count * OVERFLOW_BYTES, OVERFLOW_BYTES };
-        io->messages[count].msg_hdr =
-            (struct msghdr){ .msg_name = &io->addresses[count],
-                             .msg_namelen = sizeof io->addresses[count],
-                             .msg_iov = io->vectors[count],
-                             .msg_iovlen = 2,
-                             .msg_control = io->control[count],
-                             .msg_controllen = sizeof io->control[count] };
+            (struct iovec){io->overflow + (size_t)count * OVERFLOW_BYTES, OVERFLOW_BYTES};
+        io->messages[count].msg_hdr = (struct msghdr){.msg_name = &io->addresses[count],
+                                                      .msg_namelen = sizeof io->addresses[count],
+                                                      .msg_iov = io->vectors[count],
+                                                      .msg_iovlen = 2,
+                                                      .msg_control = io->control[count],
+                                                      .msg_controllen = sizeof io->control[count]};
     }
     return count;
 }
@@ -167,7 +177,14 @@ static bool chain_overflow(struct hn_pool *pool, struct hn_frame *head, const ui
     return true;
 }
 
-static void take_datagram(struct hn_kernel_io *io, struct hn_udp *udp, uint32_t i)
+static uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void take_datagram(struct hn_kernel_io *io, struct hn_udp *udp, uint32_t i, uint64_t now_ns)
 {
     struct hn_pool *pool = &io->stack->pool;
     struct hn_frame *frame = io->frames[i];
@@ -175,6 +192,7 @@ static void take_datagram(struct hn_kernel_io *io, struct hn_udp *udp, uint32_t 
     uint32_t bytes = io->messages[i].msg_len;
     frame->length = bytes < room ? bytes : room;
     frame->flags = HN_FRAME_KERNEL;
+    frame->arrival_ns = now_ns;
     frame->payload_offset = 0;
     frame->payload_length = (uint16_t)bytes;
     read_address(&io->addresses[i], &frame->peer);
@@ -197,8 +215,9 @@ int hn_kernel_receive(struct hn_kernel_io *io, struct hn_udp *udp, int fd, uint3
     uint32_t count = received < 0 ? 0 : (uint32_t)received;
     for (uint32_t i = count; i < prepared; i++)
         hn_frame_free(&io->stack->pool, io->frames[i], HN_OWNER_STACK);
+    uint64_t now_ns = count ? monotonic_ns() : 0;
     for (uint32_t i = 0; i < count; i++)
-        take_datagram(io, udp, i);
+        take_datagram(io, udp, i, now_ns);
     return error ? error : (int)count;
 }
 
@@ -206,8 +225,8 @@ int hn_kernel_receive(struct hn_kernel_io *io, struct hn_udp *udp, int fd, uint3
    unconnected one, where nobody expects it.  Reporting clears it, so a second try tells. */
 static bool may_be_stale(int error, bool has_address)
 {
-    return has_address && (error == ECONNREFUSED || error == EHOSTUNREACH ||
-                           error == ENETUNREACH || error == EMSGSIZE || error == EACCES);
+    return has_address && (error == ECONNREFUSED || error == EHOSTUNREACH || error == ENETUNREACH ||
+                           error == EMSGSIZE || error == EACCES);
 }
 
 /* A full queue below the socket drops datagrams; only sockets with IP_RECVERR hear of it, which
@@ -224,6 +243,9 @@ int hn_kernel_send(struct hn_udp *udp, int fd, int socket_family, const struct h
                    const uint8_t *data, size_t bytes)
 {
     union hn_sockaddr address;
+    int error = to ? check_destination(to, socket_family) : 0;
+    if (error)
+        return error;
     socklen_t address_bytes = to ? write_address(to, socket_family, &address) : 0;
     const struct sockaddr *name = to ? &address.base : NULL;
     ssize_t sent = sendto(fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL, name, address_bytes);
@@ -242,8 +264,11 @@ int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int soc
                     const struct hn_address *to, const uint8_t *data, size_t bytes)
 {
     struct hn_pool *pool = &io->stack->pool;
+    int error = to ? check_destination(to, socket_family) : 0;
+    if (error)
+        return error;
     if (io->queue_count == BATCH)
-        (void)hn_kernel_flush(io);
+        hn_kernel_flush(io);
     if (io->queue_count == BATCH)
         return -EAGAIN;
     struct hn_frame *frame = NULL;
@@ -251,15 +276,14 @@ int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int soc
         frame = hn_frame_alloc(pool, HN_OWNER_TX);
     if (!frame) {
         /* It goes at once, but not ahead of what was sent before it. */
-        (void)hn_kernel_flush(io);
-        return io->queue_count ? -EAGAIN
-                               : hn_kernel_send(udp, fd, socket_family, to, data, bytes);
+        hn_kernel_flush(io);
+        return io->queue_count ? -EAGAIN : hn_kernel_send(udp, fd, socket_family, to, data, bytes);
     }
     memcpy(frame->data, data, bytes);
     frame->length = (uint32_t)bytes;
     frame->device = UINT8_MAX; /* no device's to take back */
     struct queued *entry = &io->queue[io->queue_count++];
-    *entry = (struct queued){ .udp = udp, .frame = frame, .fd = fd, .has_address = to != NULL };
+    *entry = (struct queued){.udp = udp, .frame = frame, .fd = fd, .has_address = to != NULL};
     if (to)
         entry->to = *to;
     /* The family only matters for how the address is written. */
@@ -275,7 +299,7 @@ static void remember_failure(struct hn_kernel_io *io, const struct queued *entry
     if (io->failure_tail - io->failure_head == FAILURES_MAX)
         io->failure_head++; /* the oldest goes: the counter above has it */
     io->failures[io->failure_tail++ % FAILURES_MAX] =
-        (struct hn_kernel_failure){ .udp = entry->udp, .to = entry->to, .error = error };
+        (struct hn_kernel_failure){.udp = entry->udp, .to = entry->to, .error = error};
 }
 
 /* One sendmmsg for the queue's first entries that share a socket; how many are done with. */
@@ -286,8 +310,8 @@ static uint32_t send_run(struct hn_kernel_io *io, uint32_t start, int *full_fd)
     for (; start + count < io->queue_count && io->queue[start + count].fd == fd; count++) {
         struct queued *entry = &io->queue[start + count];
         struct msghdr *message = &io->messages[count].msg_hdr;
-        io->vectors[count][0] = (struct iovec){ entry->frame->data, entry->frame->length };
-        *message = (struct msghdr){ .msg_iov = io->vectors[count], .msg_iovlen = 1 };
+        io->vectors[count][0] = (struct iovec){entry->frame->data, entry->frame->length};
+        *message = (struct msghdr){.msg_iov = io->vectors[count], .msg_iovlen = 1};
         if (entry->has_address) {
             int family = entry->to.reserved ? AF_INET6 : AF_INET;
             message->msg_name = &io->addresses[count];
@@ -310,19 +334,30 @@ static uint32_t send_run(struct hn_kernel_io *io, uint32_t start, int *full_fd)
     return (uint32_t)sent;
 }
 
-int hn_kernel_flush(struct hn_kernel_io *io)
+void hn_kernel_flush(struct hn_kernel_io *io)
 {
-    uint32_t done = 0;
-    int full_fd = -1;
-    while (done < io->queue_count && full_fd < 0) {
-        uint32_t count = send_run(io, done, &full_fd);
+    uint32_t at = 0;
+    uint32_t kept = 0;
+    io->full_count = 0;
+    while (at < io->queue_count) {
+        int full_fd = -1;
+        uint32_t count = send_run(io, at, &full_fd);
         for (uint32_t i = 0; i < count; i++)
-            hn_frame_free(&io->stack->pool, io->queue[done + i].frame, HN_OWNER_TX);
-        done += count;
+            hn_frame_free(&io->stack->pool, io->queue[at + i].frame, HN_OWNER_TX);
+        at += count;
+        if (full_fd < 0)
+            continue;
+        /* One full socket holds up nobody else: its datagrams stay, in order. */
+        io->full[io->full_count++] = full_fd;
+        while (at < io->queue_count && io->queue[at].fd == full_fd)
+            io->queue[kept++] = io->queue[at++];
     }
-    io->queue_count -= done;
-    memmove(io->queue, io->queue + done, io->queue_count * sizeof *io->queue);
-    return full_fd;
+    io->queue_count = kept;
+}
+
+int hn_kernel_next_full(struct hn_kernel_io *io)
+{
+    return io->full_count ? io->full[--io->full_count] : -1;
 }
 
 bool hn_kernel_has_queued(const struct hn_kernel_io *io) { return io->queue_count > 0; }
@@ -375,7 +410,7 @@ static bool read_extended(struct cmsghdr *c, struct hn_kernel_error *error)
     error->origin = extended.ee_origin;
     error->type = extended.ee_type;
     error->code = extended.ee_code;
-    union hn_sockaddr offender = { 0 };
+    union hn_sockaddr offender = {0};
     size_t rest = c->cmsg_len - CMSG_LEN(sizeof extended);
     memcpy(&offender, CMSG_DATA(c) + sizeof extended,
            rest < sizeof offender ? rest : sizeof offender);
@@ -385,16 +420,16 @@ static bool read_extended(struct cmsghdr *c, struct hn_kernel_error *error)
 
 int hn_kernel_read_error(int fd, struct hn_kernel_error *error)
 {
-    union hn_sockaddr address = { 0 };
+    union hn_sockaddr address = {0};
     uint8_t payload[1];
     _Alignas(struct cmsghdr) uint8_t control[512];
-    struct iovec vector = { payload, sizeof payload };
-    struct msghdr message = { .msg_name = &address,
-                              .msg_namelen = sizeof address,
-                              .msg_iov = &vector,
-                              .msg_iovlen = 1,
-                              .msg_control = control,
-                              .msg_controllen = sizeof control };
+    struct iovec vector = {payload, sizeof payload};
+    struct msghdr message = {.msg_name = &address,
+                             .msg_namelen = sizeof address,
+                             .msg_iov = &vector,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = sizeof control};
     memset(error, 0, sizeof *error);
     if (recvmsg(fd, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
         return errno == EAGAIN ? 0 : -errno;

@@ -29,9 +29,10 @@ int hn_kernel_send(struct hn_udp *udp, int fd, int socket_family, const struct h
 int hn_kernel_queue(struct hn_kernel_io *io, struct hn_udp *udp, int fd, int socket_family,
                     const struct hn_address *to, const uint8_t *data, size_t bytes);
 
-/* Sends what is queued.  Returns the fd whose send buffer is full (come again when it is
-   writable), -1: nothing is left. */
-int hn_kernel_flush(struct hn_kernel_io *io);
+/* Sends what is queued; what finds its socket's send buffer full stays. */
+void hn_kernel_flush(struct hn_kernel_io *io);
+/* Gives a socket that was full at the last flush (come again when it is writable), -1: no more. */
+int hn_kernel_next_full(struct hn_kernel_io *io);
 /* True while datagrams of any socket wait for hn_kernel_flush. */
 bool hn_kernel_has_queued(const struct hn_kernel_io *io);
 /* Returns how many of them are an endpoint's. */

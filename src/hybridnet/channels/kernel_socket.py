@@ -50,9 +50,7 @@ def open_socket(
 
     Raises: AddressInUse, AddressNotAvailable, PermissionMissing with one sentence each.
     """
-    sock = socket.socket(
-        family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    )
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if options.reuse_address:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -74,9 +72,7 @@ def open_socket(
     return sock
 
 
-def _bind_and_connect(
-    sock: socket.socket, local: Address | None, remote: Address | None
-) -> None:
+def _bind_and_connect(sock: socket.socket, local: Address | None, remote: Address | None) -> None:
     wildcard: Address = ("::", 0, 0, 0) if sock.family == socket.AF_INET6 else ("0.0.0.0", 0)
     at = local or wildcard
     try:

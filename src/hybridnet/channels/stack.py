@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -20,6 +21,7 @@ from hybridnet.channels.udp import UdpChannel
 from hybridnet.errors import HybridnetError, from_errno
 from hybridnet.host import Host, PathStatistics, StackStatistics
 from hybridnet.specs import Mode, StackSpec
+from hybridnet.stack.core import Core
 from hybridnet.xsk.device import XskDevice, steps
 from hybridnet.xsk.interface import read_interface
 
@@ -70,9 +72,7 @@ class Stack:
         interfaces = [read_interface(name) for name in self.interface_names]
         self._host = Host(interfaces, self.spec)
         try:
-            self._driver = Driver(
-                self._loop, self._host.core, self.spec, self._resolve_neighbors
-            )
+            self._driver = Driver(self._loop, self._host.core, self.spec, self._resolve_neighbors)
             if interfaces and self.spec.mode is not Mode.KERNEL:
                 await self._open_fast_path()
             await self._open_statistics()
@@ -92,9 +92,7 @@ class Stack:
         # Its import takes a while, and only the fast path needs it.
         from hybridnet.control.watcher import Watcher
 
-        self._watcher = Watcher(
-            host.tables, on_change=self._on_change, before_change=self.driver.engine.flush
-        )
+        self._watcher = Watcher(host.tables, on_change=self._on_change)
         await self._watcher.start()
         host.apply_links(self._watcher.links)
         host.apply_addresses(self._watcher.addresses)
@@ -143,30 +141,28 @@ class Stack:
             return
         for transport in list(self.transports):
             transport.abort()
-        await asyncio.sleep(0)
-        self._close()
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._close()
 
     def _close(self) -> None:
-        if self._statistics_socket is not None:
-            self._statistics_socket.close()
-            self._statistics_socket = None
-        for endpoint in list(self.endpoints):
-            owner = endpoint.owner
-            if isinstance(owner, UdpChannel):
-                owner.close()
-            else:
-                endpoint.close()
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
-        host, driver = self._host, self._driver
-        if driver is not None:
-            driver.close()
-        if host is not None:
-            host.close()
-        if driver is not None:
-            driver.engine.close()
-        self._host = self._driver = None
+        # Each step happens even if one before it raises; the last one pushed is the first.
+        with contextlib.ExitStack() as steps:
+            if self._driver is not None:
+                steps.callback(self._driver.engine.close)
+            if self._host is not None:
+                steps.callback(self._host.close)
+            if self._driver is not None:
+                steps.callback(self._driver.close)
+            if self._watcher is not None:
+                steps.callback(self._watcher.close)
+            for endpoint in self.endpoints:
+                owner = endpoint.owner
+                steps.callback(owner.close if isinstance(owner, UdpChannel) else endpoint.close)
+            if self._statistics_socket is not None:
+                steps.callback(self._statistics_socket.close)
+        self._host = self._driver = self._watcher = self._statistics_socket = None
 
     def __await__(self) -> Generator[Any, None, Stack]:
         return self.open().__await__()
@@ -199,7 +195,7 @@ class Stack:
         return self._host
 
     @property
-    def core(self) -> Any:
+    def core(self) -> Core:
         """The sans-IO stack."""
         return self.host.core
 
@@ -238,6 +234,12 @@ class Stack:
     def reasons(self) -> list[str]:
         """Why a higher rung was not granted, one sentence each."""
         return self.host.reasons
+
+    def path_info(self) -> dict[str, object]:
+        """Return the granted mode and why not a better one; ``closed`` after the end."""
+        if self._host is None:
+            return {"mode": "closed", "reasons": []}
+        return {"mode": str(self.mode), "reasons": list(self.reasons)}
 
     async def open_udp(
         self,
@@ -286,17 +288,14 @@ class Stack:
             raise ValueError("a stack opens its own sockets; use the loop's method for 'sock'")
         if local_addr is None and remote_addr is None and family == 0:
             raise ValueError("unexpected address family")
-        options = SocketOptions(
-            reuse_port=bool(reuse_port), broadcast=bool(allow_broadcast)
-        )
+        options = SocketOptions(reuse_port=bool(reuse_port), broadcast=bool(allow_broadcast))
         pairs = await self._resolve_pairs(local_addr, remote_addr, family, proto, flags)
         errors: list[OSError] = []
         for local, remote in pairs:
-            protocol = protocol_factory()
             try:
                 transport = DatagramTransport(
                     self,
-                    protocol,  # type: ignore[arg-type]
+                    protocol_factory,
                     local=local,
                     remote=remote,
                     options=options,
@@ -306,7 +305,7 @@ class Stack:
                 continue
             self.transports.add(transport)
             transport.start()
-            return transport, protocol
+            return transport, transport.get_protocol()
         raise errors[0]
 
     async def _resolve_pairs(

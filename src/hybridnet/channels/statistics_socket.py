@@ -18,6 +18,7 @@ import re
 import socket
 import stat
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,8 @@ REQUEST_BYTES_MAX = 4096
 CLIENTS_MAX = 16
 _SOCKET_NAME = re.compile(r"(\d+)(?:-\d+)?\.sock")
 _servers: dict[asyncio.AbstractEventLoop, _Server] = {}
+# Loops live in threads of their own; two that open at once must not take the same name.
+_servers_lock = threading.Lock()
 
 
 def runtime_directory() -> Path | None:
@@ -232,14 +235,15 @@ class StatisticsSocket:
         if self._server is not None:
             return
         loop = asyncio.get_running_loop()
-        server = _servers.get(loop)
-        opened = server is None
-        if server is None:
-            server = _open()
+        with _servers_lock:
+            server = _servers.get(loop)
+            opened = server is None
             if server is None:
-                return
-            # Known before the await: a stack that opens meanwhile joins this one.
-            _servers[loop] = server
+                server = _open()
+                if server is None:
+                    return
+                # Known before the await: a stack that opens meanwhile joins this one.
+                _servers[loop] = server
         server.snapshots.append(self._snapshot)
         self._server = server
         if opened:
@@ -263,9 +267,10 @@ class StatisticsSocket:
                 break
         if server.snapshots:
             return
-        for loop, other in list(_servers.items()):
-            if other is server:
-                del _servers[loop]
+        with _servers_lock:
+            for loop, other in list(_servers.items()):
+                if other is server:
+                    del _servers[loop]
         try:
             server.close()
         except Exception:  # for instance: the loop was closed first

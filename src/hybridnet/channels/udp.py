@@ -6,7 +6,7 @@ import asyncio
 import errno
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hybridnet.addresses import Address, Data
 from hybridnet.channels.batch import DatagramBatch
@@ -91,7 +91,7 @@ class UdpChannel:
             held = self._port.receive_lease(max)
             if held is None:
                 return DatagramBatch(b"", b"")
-            return DatagramBatch(b"", held.descriptors(), held)
+            return DatagramBatch(b"", None, held)
         received = self._port.receive_batch(max)
         return DatagramBatch(*received) if received else DatagramBatch(b"", b"")
 
@@ -170,13 +170,19 @@ class UdpChannel:
             batch = DatagramBatch.of(batch)
         if self._error is not None or self._endpoint.is_closed:
             self._check()
-        payloads, table = batch._native()
-        sent, number = self._port.send_batch(payloads, table, start)
-        if number == 0 or sent:
-            return sent
-        if number == errno.EAGAIN:
-            return 0
-        raise from_errno(number)
+        sent, number = self._send_batch(batch, start)
+        if number not in (0, errno.EAGAIN) and sent == 0:
+            raise self._refusal(number)
+        return sent
+
+    def _send_batch(self, batch: DatagramBatch, start: int) -> tuple[int, int]:
+        payloads, table = batch.native()
+        return self._port.send_batch(payloads, table, start)
+
+    def _refusal(self, number: int) -> Exception:
+        if number == errno.EISCONN:
+            return ValueError(f"the channel is connected to {self._endpoint.remote} alone")
+        return from_errno(number)
 
     async def send_batch_wait(
         self, batch: DatagramBatch | Iterable[tuple[Any, Address | None]]
@@ -186,21 +192,30 @@ class UdpChannel:
             batch = DatagramBatch.of(batch)
         sent = self.send_batch(batch)
         while sent < len(batch):
-            await self.wait_writable()
-            sent += self.send_batch(batch, sent)
+            # What stopped it was a full queue, or an error that the next call raises.
+            taken = self.send_batch(batch, sent)
+            sent += taken
+            if taken == 0:
+                await self.wait_writable()
 
     # What the endpoint tells (see endpoint.Owner).
 
-    def on_refused(self, number: int, data: Data, addr: Address | None) -> object:
+    def on_refused(self, number: int, data: Data, addr: Address | None) -> None:
         endpoint = self._endpoint
         if endpoint.is_closed:
             raise ChannelClosed
         if number == errno.EISCONN:
             if addr != endpoint.remote:
                 raise ValueError(f"the channel is connected to {endpoint.remote}, not {addr}")
-            return self._port.send(data)
+            self._port.send(data)
+            return
         if number == errno.EINVAL and addr is not None:
-            return endpoint.send_respelt(data, addr)
+            # Names, broadcast spellings, scopes by name: the kernel socket understands them, and
+            # refuses the rest as any socket does.
+            endpoint.send_as_socket(data, addr)
+            return
+        if endpoint.remote is not None:
+            endpoint.drain_errors()  # if it was an ICMP error, it is told now
         raise from_errno(number)
 
     def on_send_failed(self, number: int, addr: Address | None) -> None:
@@ -236,7 +251,7 @@ class UdpChannel:
 
     def getsockopt(self, level: int, option: int, *size: int) -> Any:
         """Return a socket option's value as the kernel socket has it."""
-        return self._endpoint.socket.getsockopt(level, option, *size)
+        return cast(Any, self._endpoint.socket).getsockopt(level, option, *size)
 
     def statistics(self) -> ChannelStatistics:
         """Return the channel's counters.  Raises: ChannelClosed."""

@@ -22,8 +22,7 @@ struct hn_attribute_walk {
     bool malformed; /* an attribute did not fit into what was left */
 };
 
-static inline bool hn_attribute_next(struct hn_attribute_walk *walk,
-                                     struct hn_attribute *attribute)
+static inline bool hn_attribute_next(struct hn_attribute_walk *walk, struct hn_attribute *attribute)
 {
     const size_t header = 4;
     if (walk->rest.length < header) {

@@ -28,8 +28,8 @@ struct hn_control_result {
 /* Parses RTM_NEWROUTE/DELROUTE/NEWNEIGH/DELNEIGH straight into the tables.  `dump` tells a dump's
    answer (refresh with `epoch`) from a notification.  Never trusts a length.  0, or -EINVAL when
    buffer is not a netlink message at all. */
-int hn_control_parse(const struct hn_control_tables *tables, const uint8_t *buffer,
-                     size_t bytes, bool dump, uint32_t epoch, struct hn_control_result *result);
+int hn_control_parse(const struct hn_control_tables *tables, const uint8_t *buffer, size_t bytes,
+                     bool dump, uint32_t epoch, struct hn_control_result *result);
 
 /* Takes wanted neighbours off the list and writes the netlink messages that make the kernel
    resolve them and tell their state, one send() worth.  Returns the bytes written, 0: none is

@@ -48,8 +48,7 @@ static void parse_done(struct hn_bytes payload, struct hn_control_result *result
 
 /* False: not for C, Python has to look at it. */
 static bool parse_message(const struct hn_control_tables *tables,
-                          const struct hn_rtnl_message *message,
-                          struct hn_control_result *result)
+                          const struct hn_rtnl_message *message, struct hn_control_result *result)
 {
     bool good = true;
     switch (message->type) {

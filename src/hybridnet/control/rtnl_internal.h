@@ -16,8 +16,8 @@ struct hn_rtnl_message {
 /* False: malformed, nothing was changed. */
 bool hn_rtnl_route(const struct hn_control_tables *tables, const struct hn_rtnl_message *message,
                    struct hn_control_result *result);
-bool hn_rtnl_neighbor(const struct hn_control_tables *tables,
-                      const struct hn_rtnl_message *message, struct hn_control_result *result);
+bool hn_rtnl_neighbor(const struct hn_control_tables *tables, const struct hn_rtnl_message *message,
+                      struct hn_control_result *result);
 /* The kernel refused what hn_control_resolve asked: `payload` is that of our own request. */
 bool hn_rtnl_neighbor_refused(const struct hn_control_tables *tables, struct hn_bytes payload,
                               struct hn_control_result *result);

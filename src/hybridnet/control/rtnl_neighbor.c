@@ -50,8 +50,8 @@ static bool parse_neighbor(struct hn_bytes payload, struct neighbor_parse *parse
     return !walk.malformed && parse->has_ip;
 }
 
-bool hn_rtnl_neighbor(const struct hn_control_tables *tables,
-                      const struct hn_rtnl_message *message, struct hn_control_result *result)
+bool hn_rtnl_neighbor(const struct hn_control_tables *tables, const struct hn_rtnl_message *message,
+                      struct hn_control_result *result)
 {
     struct neighbor_parse parse;
     if (!parse_neighbor(message->payload, &parse))
@@ -63,8 +63,7 @@ bool hn_rtnl_neighbor(const struct hn_control_tables *tables,
         hn_neighbor_remove(tables->neighbors, parse.ifindex, parse.family, parse.ip);
     } else {
         int error = hn_neighbor_set(tables->neighbors, parse.ifindex, parse.family, parse.ip,
-                                    parse.state, parse.has_mac ? parse.mac : NULL,
-                                    message->epoch);
+                                    parse.state, parse.has_mac ? parse.mac : NULL, message->epoch);
         result->refused += error < 0;
     }
     result->neighbors_changed += hn_neighbors_generation(tables->neighbors) != before;

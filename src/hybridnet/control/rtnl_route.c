@@ -66,8 +66,7 @@ static bool parse_hop_attribute(const struct hn_attribute *attribute, uint8_t fa
     }
 }
 
-static bool parse_multipath_hop(struct hn_bytes attributes, uint8_t family,
-                                struct hn_nexthop *hop)
+static bool parse_multipath_hop(struct hn_bytes attributes, uint8_t family, struct hn_nexthop *hop)
 {
     struct hn_attribute_walk walk = {.rest = attributes};
     struct hn_attribute attribute;

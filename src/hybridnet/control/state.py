@@ -80,12 +80,14 @@ class KernelState:
         "_staged_rules",
         "_stale",
         "_tables",
+        "_told",
         "address_list",
     )
 
     def __init__(self, tables: object) -> None:
         self._tables = ffi.cast("struct hn_control_tables *", tables)
         self._links: dict[int, Link] = {}
+        self._told: dict[int, Link] = {}  # by news alone, which may lag behind a dump
         self._addresses: dict[_AddressKey, Address] = {}
         self._staged_links: dict[int, Link] = {}
         self._staged_addresses: dict[_AddressKey, Address] = {}
@@ -126,8 +128,15 @@ class KernelState:
             return
         if dump:
             self._staged_links[link.ifindex] = link
-        else:
-            self._set_link(link.ifindex, link if message_type == netlink.RTM_NEWLINK else None)
+            return
+        new = link if message_type == netlink.RTM_NEWLINK else None
+        told = self._told.pop(link.ifindex, None)
+        if new is not None:
+            self._told[link.ifindex] = new
+        # News replayed after a dump that knew it already: routes told of before it are silently
+        # gone all the same.
+        self._follow_link(link.ifindex, told, new)
+        self._set_link(link.ifindex, new)
 
     def _address_message(self, message_type: int, message: bytes, dump: bool) -> None:
         address = messages.parse_address(message)
@@ -191,6 +200,7 @@ class KernelState:
         if dump is Dump.LINKS:
             for ifindex in self._links.keys() | self._staged_links.keys():
                 self._set_link(ifindex, self._staged_links.get(ifindex))
+            self._told = self._staged_links | self._told
             self._staged_links = {}
         elif dump is Dump.ADDRESSES:
             if self._addresses != self._staged_addresses:
@@ -228,7 +238,11 @@ class KernelState:
             self._links[ifindex] = new
         self._link_changes.append(LinkChange(old=old, new=new))
         self._changed |= ChangeKind.LINKS
-        if old is None:
+        self._follow_link(ifindex, old, new)
+
+    def _follow_link(self, ifindex: int, old: Link | None, new: Link | None) -> None:
+        """Do to the routes what the kernel does silently when a link changes."""
+        if old is None or old == new:
             return
         if old.enabled and (new is None or not new.enabled):
             self._purge(ifindex)

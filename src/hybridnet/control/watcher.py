@@ -110,7 +110,6 @@ class Watcher:
 
     __slots__ = (
         "_attempts",
-        "_before_change",
         "_buffer",
         "_closed",
         "_count",
@@ -144,7 +143,6 @@ class Watcher:
         tables: object,
         *,
         on_change: Callable[[Change], None],
-        before_change: Callable[[], object] | None = None,
         receive_buffer_bytes: int = 1 << 25,
     ) -> None:
         """Prepare; nothing happens before ``start``.
@@ -152,13 +150,10 @@ class Watcher:
         ``tables``: ``struct hn_control_tables *``, owned by the caller, who keeps it and what it
         points at until after ``close``.  ``on_change`` is called on the loop after each burst of
         news that changed something; what it raises goes to the loop's exception handler.
-        ``before_change`` is called each time before the tables are touched, so that their user can
-        finish with packets that refer to entries.
         ``receive_buffer_bytes``: room for news in the kernel, granted as far as allowed.
         """
         self._tables = ffi.cast("struct hn_control_tables *", tables)
         self._on_change = on_change
-        self._before_change = before_change
         self._receive_buffer_bytes = receive_buffer_bytes
         self._state = KernelState(tables)
         self._count = _Counters()
@@ -181,7 +176,7 @@ class Watcher:
         self._dumping = Dump.NOTHING  # the dump under way
         self._dump_interrupted = False
         self._attempts = 0
-        self._draining = False  # after an overrun: what is left in the socket is older than a dump
+        self._draining = False  # after an overrun, until the socket is empty
         self._replaying = False
         self._unasked = False  # a request for neighbours got lost
         self._held: deque[bytes] = deque()
@@ -274,18 +269,14 @@ class Watcher:
             try:
                 length = self._receive(self._monitor)
             except BlockingIOError:
-                if self._draining:
-                    self._draining = False
-                    self._start_round()
                 break
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
                     self._overrun()
-                else:
-                    self._count.errors += 1
-                self._watch_again(self._monitor)
+                    return
+                self._count.errors += 1
                 break
-            if self._draining or length == 0:
+            if length == 0:
                 pass
             elif self._dumping or self._replaying:
                 self._held.append(bytes(self._view[:length]))
@@ -293,13 +284,8 @@ class Watcher:
                 self._apply(self._memory, self._view[:length], live=True)
             if time.monotonic() >= deadline:
                 break
-        if not (self._dumping or self._replaying or self._draining):
+        if not (self._dumping or self._replaying):
             self._burst_done()
-
-    def _watch_again(self, monitor: socket.socket) -> None:
-        """Undo what libuv does, which polls a socket no more once it had an error to report."""
-        self._remove_reader(monitor)
-        self._running_loop().add_reader(monitor.fileno(), self._on_monitor)
 
     def _receive(self, sock: socket.socket) -> int:
         """Return the length of the next buffer of messages, 0 to skip it.
@@ -320,7 +306,6 @@ class Watcher:
         result, offset, done, error = self._result, 0, False, 0
         base = ffi.cast("uint8_t *", memory)
         kinds = ChangeKind.NOTHING
-        self._announce_change()
         while offset < len(view):
             if lib.hn_control_parse(
                 self._tables, base + offset, len(view) - offset, dump, self._epoch, result
@@ -334,10 +319,6 @@ class Watcher:
                 offset = self._look_at(view, offset, dump)
         self._state.mark(kinds)
         return done, error
-
-    def _announce_change(self) -> None:
-        if self._before_change is not None:
-            self._before_change()
 
     def _note_result(self, live: bool) -> ChangeKind:
         result, count = self._result, self._count
@@ -367,7 +348,7 @@ class Watcher:
         return offset + (int(length) + 3 & ~3)
 
     def _overrun(self) -> None:
-        """News was lost.  The kernel drops more until the socket has been read empty."""
+        """News was lost: what is left in the socket is older than the dumps that now follow."""
         self._count.overruns += 1
         self._close_dump_socket()
         self._queue.clear()
@@ -376,9 +357,30 @@ class Watcher:
         self._replaying = False
         self._draining = True
         self._stale = Dump.EVERYTHING
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        if self._monitor is not None:
+            self._remove_reader(self._monitor)
+        self._later(0, self._drain)
+
+    def _drain(self) -> None:
+        """Read the socket empty, unheeded: until then the kernel drops all further news.
+
+        The reader is added anew afterwards, for uvloop ends it when a socket reports an error.
+        """
+        self._handle = None
+        deadline = time.monotonic() + _TURN_SECONDS
+        while self._monitor is not None:
+            try:
+                self._receive(self._monitor)
+            except BlockingIOError:
+                self._draining = False
+                self._running_loop().add_reader(self._monitor.fileno(), self._on_monitor)
+                self._start_round()
+                return
+            except OSError:
+                pass
+            if time.monotonic() >= deadline:
+                self._later(0, self._drain)
+                return
 
     def _burst_done(self) -> None:
         """Everything read so far is applied: tell, and look at what follows from it."""
@@ -479,7 +481,6 @@ class Watcher:
         self._next_dump()
 
     def _finish_dump(self, kind: Dump) -> None:
-        self._announce_change()
         try:
             self._state.finish(kind, self._epoch)
         except MemoryError as failure:

@@ -46,14 +46,14 @@ static uint32_t wire_rx_burst(struct hn_device *device, uint32_t queue, struct h
     return count;
 }
 
-static void set_owner(struct hn_pool *pool, struct hn_frame *frame, enum hn_frame_owner from,
-                      enum hn_frame_owner to)
+static void take_for_transmit(struct hn_device *device, struct hn_frame *frame)
 {
     for (;;) {
-        hn_frame_set_owner(frame, from, to);
+        hn_frame_set_owner(frame, HN_OWNER_STACK, HN_OWNER_TX);
+        frame->device = device->index; /* else another device might take it back as its own */
         if (frame->next == HN_FRAME_NONE)
             return;
-        frame = &pool->frames[frame->next];
+        frame = &device->pool->frames[frame->next];
     }
 }
 
@@ -64,7 +64,7 @@ static uint32_t wire_tx_burst(struct hn_device *device, uint32_t queue, struct h
     uint32_t taken = 0;
     (void)queue;
     for (; taken < n && fifo_count(&wire->tx) < wire->room; taken++) {
-        set_owner(device->pool, frames[taken], HN_OWNER_STACK, HN_OWNER_TX);
+        take_for_transmit(device, frames[taken]);
         fifo_put(&wire->tx, frames[taken]);
     }
     return taken;
@@ -87,10 +87,8 @@ static void wire_close(struct hn_device *device)
     free(wire);
 }
 
-static const struct hn_device_ops wire_ops = { .rx_burst = wire_rx_burst,
-                                               .tx_burst = wire_tx_burst,
-                                               .flush = wire_flush,
-                                               .close = wire_close };
+static const struct hn_device_ops wire_ops = {
+    .rx_burst = wire_rx_burst, .tx_burst = wire_tx_burst, .flush = wire_flush, .close = wire_close};
 
 struct hn_device *hn_wire_create(struct hn_stack *stack, uint32_t ifindex, uint32_t mtu,
                                  const uint8_t *mac, bool is_virtual)

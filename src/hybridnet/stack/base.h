@@ -17,7 +17,7 @@ _Static_assert(sizeof(struct hn_address) == 24, "kept small: one is copied per d
 #define hn_likely(x) __builtin_expect(!!(x), 1)
 #define hn_unlikely(x) __builtin_expect(!!(x), 0)
 #define hn_container_of(pointer, type, member) \
-    ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 #define HN_CACHE_LINE 64
 
 #ifndef HN_DEBUG
@@ -27,13 +27,13 @@ _Static_assert(sizeof(struct hn_address) == 24, "kept small: one is copied per d
 /* For our own bugs only, never for what a peer sent or a caller passed.  Debug builds stop at the
    line; release builds compile it away. */
 #if HN_DEBUG
-#define hn_assert(condition)                                                                   \
-    do {                                                                                       \
-        if (!(condition)) {                                                                    \
-            fprintf(stderr, "hybridnet: %s:%d: assertion failed: %s\n", __FILE__, __LINE__,    \
-                    #condition);                                                               \
-            abort();                                                                           \
-        }                                                                                      \
+#define hn_assert(condition)                                                                \
+    do {                                                                                    \
+        if (!(condition)) {                                                                 \
+            fprintf(stderr, "hybridnet: %s:%d: assertion failed: %s\n", __FILE__, __LINE__, \
+                    #condition);                                                            \
+            abort();                                                                        \
+        }                                                                                   \
     } while (0)
 #else
 #define hn_assert(condition) ((void)sizeof(condition))

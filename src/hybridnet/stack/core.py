@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridnet._native import ffi, lib
-from hybridnet.addresses import Address, check, to_native
+from hybridnet.addresses import Address, check, from_native, to_native
 from hybridnet.errors import from_errno
 
 
@@ -62,6 +62,8 @@ class MemoryStatistics:
     bytes_total: int
 
 
+_DATAGRAM_BYTES_MAX = 65_536
+
 SEND_QUEUED: int = lib.HN_SEND_QUEUED
 SEND_KERNEL: int = lib.HN_SEND_KERNEL
 
@@ -91,6 +93,22 @@ class Udp:
         """
         native_to = ffi.NULL if to is None else to_native(to)
         return check(lib.hn_udp_send(self.native, native_to, data, len(data)))
+
+    def receive(self) -> tuple[bytes, Address] | None:
+        """Return the oldest datagram that waits, copied, and its source; None: nothing waits."""
+        peer = ffi.new("struct hn_address *")
+        length = lib.hn_udp_take(self.native, self._core.scratch, _DATAGRAM_BYTES_MAX, peer)
+        if length < 0:
+            return None
+        return bytes(ffi.buffer(self._core.scratch, length)), from_native(peer)
+
+    def set_header(self, *, ttl: int, tos: int) -> None:
+        """Set TTL (hop limit) and TOS (traffic class) of what is sent from now on."""
+        lib.hn_udp_set_header(self.native, ttl, tos, ttl, tos)
+
+    def set_receive_limit(self, frame_bytes: int) -> None:
+        """Bound the frame memory of waiting datagrams; what is beyond is dropped by reason."""
+        lib.hn_udp_set_receive_limit(self.native, frame_bytes)
 
     def statistics(self) -> dict[str, int]:
         """Return the endpoint's counters by name."""
@@ -136,6 +154,7 @@ class Core:
                 raise MemoryError(f"no memory for {config.frame_count} frames")
             raise ValueError(f"a size in {config} is out of range")
         self.endpoints: set[Udp] = set()
+        self.scratch: Any = ffi.new("uint8_t[]", _DATAGRAM_BYTES_MAX)
         self._owned = True
 
     @property

@@ -60,22 +60,6 @@ static struct path_mtu *path_mtu_slot(struct hn_flows *flows, const struct hn_ad
     return &flows->path_mtus[hash_address(&host, 0) % PATH_MTU_SLOTS];
 }
 
-void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination,
-                        uint32_t mtu)
-{
-    /* An error that claims less than the protocol's minimum is not believed (RFC 1191 3: 68;
-       RFC 8200 5: 1280); a collision only forgets the older one. */
-    uint32_t floor_bytes = destination->family == HN_FAMILY_IPV6 ? 1280 : 68;
-    if (mtu < floor_bytes)
-        mtu = floor_bytes;
-    struct path_mtu *slot = path_mtu_slot(stack->flows, destination);
-    memcpy(slot->ip, destination->ip, sizeof slot->ip);
-    slot->family = destination->family;
-    slot->mtu = mtu;
-    slot->expires_ns = stack->now_ns + PATH_MTU_LIFETIME_NS;
-    stack->local_generation++;
-}
-
 static uint32_t path_mtu(struct hn_stack *stack, const struct hn_address *to, uint32_t mtu)
 {
     const struct path_mtu *slot = path_mtu_slot(stack->flows, to);
@@ -83,6 +67,39 @@ static uint32_t path_mtu(struct hn_stack *stack, const struct hn_address *to, ui
         memcmp(slot->ip, to->ip, sizeof slot->ip) == 0)
         return slot->mtu;
     return mtu;
+}
+
+void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination, uint32_t mtu)
+{
+    /* An error that claims less than the protocol's minimum is not believed (RFC 1191 3: 68;
+       RFC 8200 5: 1280); a collision only forgets the older one. */
+    uint32_t floor_bytes = destination->family == HN_FAMILY_IPV6 ? 1280 : 68;
+    if (mtu < floor_bytes)
+        mtu = floor_bytes;
+    struct path_mtu *slot = path_mtu_slot(stack->flows, destination);
+    /* RFC 8201 4: an error never raises the estimate. */
+    if (path_mtu(stack, destination, UINT32_MAX) < mtu)
+        return;
+    memcpy(slot->ip, destination->ip, sizeof slot->ip);
+    slot->family = destination->family;
+    slot->mtu = mtu;
+    slot->expires_ns = stack->now_ns + PATH_MTU_LIFETIME_NS;
+    if (slot->expires_ns < stack->path_mtu_expires_ns)
+        stack->path_mtu_expires_ns = slot->expires_ns;
+    stack->local_generation++;
+}
+
+void hn_flows_expire_mtu(struct hn_stack *stack)
+{
+    stack->path_mtu_expires_ns = UINT64_MAX;
+    for (uint32_t i = 0; i < PATH_MTU_SLOTS; i++) {
+        struct path_mtu *slot = &stack->flows->path_mtus[i];
+        if (slot->expires_ns <= stack->now_ns)
+            slot->family = 0;
+        else if (slot->family && slot->expires_ns < stack->path_mtu_expires_ns)
+            stack->path_mtu_expires_ns = slot->expires_ns;
+    }
+    stack->local_generation++;
 }
 
 static bool is_zero(const uint8_t *bytes, size_t count)
@@ -98,7 +115,7 @@ static bool is_for_kernel(const struct hn_address *to)
 {
     if (to->family == HN_FAMILY_IPV4)
         return to->ip[0] == 0 || to->ip[0] == 127 || to->ip[0] >= 224;
-    static const uint8_t loopback[16] = { [15] = 1 };
+    static const uint8_t loopback[16] = {[15] = 1};
     return to->ip[0] == 0xff || is_zero(to->ip, 16) || memcmp(to->ip, loopback, 16) == 0;
 }
 
@@ -174,8 +191,11 @@ static bool choose_source(struct hn_stack *stack, const struct hn_flow_source *s
         return true;
     }
     memset(ip, 0, 16);
+    /* IPv4 goes by the next hop's subnet, IPv6 by the destination (RFC 6724). */
+    bool by_gateway =
+        flow->family == HN_FAMILY_IPV4 && route->nexthop.gateway_family == HN_FAMILY_IPV4;
     return hn_fib_source(stack->fib, flow->family, route->nexthop.ifindex,
-                         flow->destination.ip, ip);
+                         by_gateway ? route->nexthop.gateway : flow->destination.ip, ip);
 }
 
 static void write_headers(const struct hn_stack *stack, const struct hn_flow_source *source,
@@ -188,11 +208,11 @@ static void write_headers(const struct hn_stack *stack, const struct hn_flow_sou
         memset(flow->ip + 10, 0, 2);
         flow->l3_sum = hn_checksum_fold(hn_checksum_add(0, flow->ip, HN_IPV4_BYTES));
     } else {
-        hn_ipv6_emit(flow->ip, source_ip, flow->destination.ip, source->protocol, source->tos,
-                     source->ttl, 0);
+        hn_ipv6_emit(flow->ip, source_ip, flow->destination.ip, source->protocol,
+                     source->traffic_class, source->hop_limit, 0);
     }
-    uint64_t sum = hn_checksum_pseudo(source_ip, flow->destination.ip, address_bytes,
-                                      source->protocol, 0);
+    uint64_t sum =
+        hn_checksum_pseudo(source_ip, flow->destination.ip, address_bytes, source->protocol, 0);
     sum += __builtin_bswap16(source->local.port);
     sum += __builtin_bswap16(flow->destination.port);
     flow->l4_sum = hn_checksum_fold(sum);
@@ -200,8 +220,17 @@ static void write_headers(const struct hn_stack *stack, const struct hn_flow_sou
 
     memcpy(flow->ethernet, flow->neighbor->mac, 6);
     memcpy(flow->ethernet + 6, stack->devices[flow->device]->mac, 6);
-    hn_store16_be(flow->ethernet + 12, flow->family == HN_FAMILY_IPV4 ? HN_ETHERTYPE_IPV4
-                                                                      : HN_ETHERTYPE_IPV6);
+    hn_store16_be(flow->ethernet + 12,
+                  flow->family == HN_FAMILY_IPV4 ? HN_ETHERTYPE_IPV4 : HN_ETHERTYPE_IPV6);
+}
+
+struct hn_neighbor *hn_flow_neighbor(struct hn_stack *stack, const struct hn_flow *flow)
+{
+    const struct hn_device *device = stack->devices[flow->device];
+    if (!device)
+        return NULL;
+    return hn_neighbor_get(stack->neighbors, device->ifindex, flow->next_hop_family,
+                           flow->next_hop);
 }
 
 static void resolve(struct hn_stack *stack, const struct hn_flow_source *source,
@@ -219,19 +248,16 @@ static void resolve(struct hn_stack *stack, const struct hn_flow_source *source,
         return;
     }
     const struct hn_device *device = stack->devices[flow->device];
-    /* A full table may take the room of a neighbour to which packets in the graph still point. */
-    if (hn_unlikely(hn_neighbors_are_full(stack->neighbors))) {
-        hn_graph_walk(stack->graph);
-        stack->walks++;
-    }
     bool via = route.nexthop.gateway_family != 0;
-    flow->neighbor = hn_neighbor_get(
-        stack->neighbors, device->ifindex, via ? route.nexthop.gateway_family : flow->family,
-        via ? route.nexthop.gateway : flow->destination.ip);
+    flow->next_hop_family = via ? route.nexthop.gateway_family : flow->family;
+    memcpy(flow->next_hop, via ? route.nexthop.gateway : flow->destination.ip, 16);
+    flow->neighbor = hn_flow_neighbor(stack, flow);
     if (!flow->neighbor) {
         give_up(stack, flow, ENOBUFS);
         return;
     }
+    /* Making room in the table may have raised it, which concerns other flows. */
+    flow->generation = hn_stack_generation(stack);
     uint32_t mtu = route.mtu && route.mtu < device->mtu ? route.mtu : device->mtu;
     flow->l3_mtu = (uint16_t)path_mtu(stack, &flow->destination, mtu < 65535 ? mtu : 65535);
     flow->queue =

@@ -19,8 +19,10 @@ struct hn_flow_source {
     struct hn_address local; /* ip unspecified: chosen by route */
     uint32_t id;             /* distinguishes senders with the same destination */
     uint8_t protocol;
-    uint8_t ttl;
+    uint8_t ttl; /* of IPv4 headers, as tos; the other two of IPv6 headers */
     uint8_t tos;
+    uint8_t hop_limit;
+    uint8_t traffic_class;
 };
 
 struct hn_flow {
@@ -37,9 +39,12 @@ struct hn_flow {
     int32_t error;
     uint32_t l4_sum; /* pseudo-header without lengths, and ports, unfolded */
     uint32_t l3_sum; /* IPv4: header with total length zero, unfolded */
+    /* These two are good as long as the generation stands still; see hn_flow_neighbor. */
     struct hn_neighbor *neighbor;
     uint8_t ethernet[16]; /* header; valid when neighbor->resolved at resolve time */
     uint8_t ip[40];       /* header; length and IPv4 checksum filled in per packet */
+    uint8_t next_hop[16]; /* what `neighbor` stands for */
+    uint8_t next_hop_family;
 };
 
 struct hn_flows *hn_flows_create(uint32_t max);
@@ -51,8 +56,14 @@ size_t hn_flows_bytes(const struct hn_flows *flows);
 struct hn_flow *hn_flow_get(struct hn_stack *stack, const struct hn_flow_source *source,
                             const struct hn_address *destination);
 
+/* For packets that were in the graph while a table changed: the neighbour as it is now, since the
+   entry may have gone, or belong to somebody else.  NULL: the table is full, or the device is
+   gone. */
+struct hn_neighbor *hn_flow_neighbor(struct hn_stack *stack, const struct hn_flow *flow);
+
 /* Path MTU by destination address, from ICMP errors. */
-void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination,
-                        uint32_t mtu);
+void hn_flows_learn_mtu(struct hn_stack *stack, const struct hn_address *destination, uint32_t mtu);
+/* Forgets what is too old; called when stack->path_mtu_expires_ns has passed. */
+void hn_flows_expire_mtu(struct hn_stack *stack);
 
 #endif

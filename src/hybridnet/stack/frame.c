@@ -8,8 +8,7 @@ int hn_pool_init(struct hn_pool *pool, uint32_t frame_count, uint32_t frame_byte
     if (frame_count == 0 || (frame_bytes != 2048 && frame_bytes != 4096))
         return -EINVAL;
     size_t bytes = (size_t)frame_count * frame_bytes;
-    void *memory =
-        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return -ENOMEM;
     pool->memory = memory;

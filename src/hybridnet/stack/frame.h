@@ -30,7 +30,7 @@ enum hn_frame_owner {
 
 enum hn_frame_flags {
     HN_FRAME_KERNEL = 1, /* arrived through the kernel path */
-    HN_FRAME_MORE = 2    /* transmit: not the last frame of its packet */
+    HN_FRAME_SUMMED = 2  /* received: its UDP checksum was complete and right */
 };
 
 struct hn_flow;
@@ -44,8 +44,11 @@ struct hn_frame {
             uint16_t l4_offset;    /* from data */
             uint32_t total_length; /* bytes of the whole packet from data on, chain included */
         };
-        struct hn_flow *flow; /* on the way down: everything the headers need */
-        uint32_t queue_next;  /* while it waits in a queue: index of the packet behind it */
+        struct hn_flow *flow;      /* on the way down: everything the headers need */
+        struct {                   /* while it waits in a queue */
+            uint32_t queue_next;   /* index of the packet behind it */
+            uint16_t received_sum; /* HN_FRAME_SUMMED: what the payload sums up to, folded */
+        };
     };
     uint32_t length; /* bytes in this frame from data on */
     uint32_t next;   /* index of the packet's next frame, or HN_FRAME_NONE */

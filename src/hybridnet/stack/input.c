@@ -56,7 +56,8 @@ void hn_ip4_input(struct hn_graph *graph, struct hn_node *node, struct hn_frame 
         [HN_IPV4_BAD_CHECKSUM] = HN_DROP_IP4_BAD_CHECKSUM,
     };
     struct hn_stack *stack = node->context;
-    uint32_t last_local = 0; /* bursts mostly go to one address */
+    /* Bursts mostly go to one address.  Wider than one, so that no address is the start. */
+    uint64_t last_local = UINT64_MAX;
     (void)graph;
     for (uint32_t i = 0; i < count; i++) {
         struct hn_frame *frame = frames[i];
@@ -79,7 +80,7 @@ void hn_ip4_input(struct hn_graph *graph, struct hn_node *node, struct hn_frame 
         }
         uint32_t destination = hn_load32(ip.destination);
         if (hn_unlikely(destination != last_local)) {
-            uint8_t wide[16] = { 0 };
+            uint8_t wide[16] = {0};
             memcpy(wide, ip.destination, 4);
             if (!hn_fib_is_local(stack->fib, HN_FAMILY_IPV4, wide)) {
                 hn_stack_drop(stack, frame, HN_DROP_IP4_NOT_LOCAL);
@@ -104,7 +105,7 @@ void hn_ip6_input(struct hn_graph *graph, struct hn_node *node, struct hn_frame 
         [HN_IPV6_FRAGMENT] = HN_DROP_IP6_FRAGMENT,
     };
     static const uint8_t unspecified[16];
-    static const uint8_t loopback[16] = { [15] = 1 };
+    static const uint8_t loopback[16] = {[15] = 1};
     struct hn_stack *stack = node->context;
     (void)graph;
     for (uint32_t i = 0; i < count; i++) {

@@ -41,6 +41,51 @@ void hn_ip6_output(struct hn_graph *graph, struct hn_node *node, struct hn_frame
     }
 }
 
+/* The link-layer header from what the tables say now; frame->data is at the IP header. */
+static void emit_ethernet(const struct hn_stack *stack, struct hn_frame *frame,
+                          const struct hn_neighbor *neighbor)
+{
+    uint16_t ethertype = frame->data[0] >> 4 == 4 ? HN_ETHERTYPE_IPV4 : HN_ETHERTYPE_IPV6;
+    frame->data -= HN_ETHERNET_BYTES;
+    frame->length += HN_ETHERNET_BYTES;
+    memcpy(frame->data, neighbor->mac, 6);
+    memcpy(frame->data + 6, stack->devices[frame->device]->mac, 6);
+    hn_store16_be(frame->data + 12, ethertype);
+}
+
+static void wait_for_neighbor(struct hn_stack *stack, struct hn_frame *frame,
+                              struct hn_neighbor *neighbor)
+{
+    hn_neighbor_want(stack->neighbors, neighbor);
+    stack->neighbors_wanted = true;
+    if (hn_neighbor_queue(&stack->pool, neighbor, frame) != 0)
+        hn_stack_drop(stack, frame, HN_DROP_NEIGHBOR_QUEUE_FULL);
+}
+
+/* Tells the table that the neighbour is in use, so that the kernel probes a stale one. */
+static void note_use(struct hn_stack *stack, struct hn_neighbor *neighbor)
+{
+    hn_neighbor_use(stack->neighbors, neighbor);
+    stack->neighbors_wanted |= neighbor->wanted;
+}
+
+/* A packet that was in the graph when a table changed. */
+static void output_stale(struct hn_stack *stack, struct hn_frame *frame, const struct hn_flow *flow)
+{
+    struct hn_neighbor *neighbor = hn_flow_neighbor(stack, flow);
+    if (!neighbor) {
+        hn_stack_drop(stack, frame, HN_DROP_NEIGHBOR_UNREACHABLE);
+        return;
+    }
+    note_use(stack, neighbor);
+    if (neighbor->resolved) {
+        emit_ethernet(stack, frame, neighbor);
+        hn_graph_put(stack->graph, HN_NODE_DEV_TX, frame);
+    } else {
+        wait_for_neighbor(stack, frame, neighbor);
+    }
+}
+
 void hn_neighbor_output(struct hn_graph *graph, struct hn_node *node, struct hn_frame **frames,
                         uint32_t count)
 {
@@ -48,21 +93,23 @@ void hn_neighbor_output(struct hn_graph *graph, struct hn_node *node, struct hn_
     for (uint32_t i = 0; i < count; i++) {
         struct hn_frame *frame = frames[i];
         const struct hn_flow *flow = frame->flow;
-        struct hn_neighbor *neighbor = flow->neighbor;
         frame->device = flow->device;
         frame->queue = flow->queue;
-        neighbor->used = true;
+        if (hn_unlikely(flow->generation != hn_stack_generation(stack))) {
+            output_stale(stack, frame, flow);
+            continue;
+        }
+        struct hn_neighbor *neighbor = flow->neighbor;
+        if (hn_unlikely(!neighbor->used))
+            note_use(stack, neighbor);
         if (hn_likely(neighbor->resolved)) {
             frame->data -= HN_ETHERNET_BYTES;
             frame->length += HN_ETHERNET_BYTES;
             memcpy(frame->data, flow->ethernet, HN_ETHERNET_BYTES);
             hn_graph_put(graph, HN_NODE_DEV_TX, frame);
-            continue;
+        } else {
+            wait_for_neighbor(stack, frame, neighbor);
         }
-        hn_neighbor_want(stack->neighbors, neighbor);
-        stack->neighbors_wanted = true;
-        if (hn_neighbor_queue(&stack->pool, neighbor, frame) != 0)
-            hn_stack_drop(stack, frame, HN_DROP_NEIGHBOR_QUEUE_FULL);
     }
 }
 
@@ -81,17 +128,11 @@ static bool release_neighbor(struct hn_neighbor *entry, void *context)
         return true;
     struct hn_frame *frame;
     while ((frame = hn_neighbor_dequeue(&stack->pool, entry)) != NULL) {
-        const struct hn_device *device = stack->devices[frame->device];
-        if (!entry->resolved || !device) {
+        if (!entry->resolved || !stack->devices[frame->device]) {
             hn_stack_drop(stack, frame, HN_DROP_NEIGHBOR_UNREACHABLE);
             continue;
         }
-        uint16_t ethertype = frame->data[0] >> 4 == 4 ? HN_ETHERTYPE_IPV4 : HN_ETHERTYPE_IPV6;
-        frame->data -= HN_ETHERNET_BYTES;
-        frame->length += HN_ETHERNET_BYTES;
-        memcpy(frame->data, entry->mac, 6);
-        memcpy(frame->data + 6, device->mac, 6);
-        hn_store16_be(frame->data + 12, ethertype);
+        emit_ethernet(stack, frame, entry);
         hn_graph_put(stack->graph, HN_NODE_DEV_TX, frame);
         release->any = true;
     }
@@ -100,7 +141,7 @@ static bool release_neighbor(struct hn_neighbor *entry, void *context)
 
 void hn_stack_neighbors_changed(struct hn_stack *stack, uint64_t now_ns)
 {
-    struct release release = { .stack = stack };
+    struct release release = {.stack = stack};
     stack->now_ns = now_ns;
     hn_neighbors_visit(stack->neighbors, release_neighbor, &release);
     if (release.any)

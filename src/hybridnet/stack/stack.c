@@ -27,15 +27,15 @@ static int add_nodes(struct hn_stack *stack)
         const char *name;
         hn_node_process process;
     } nodes[HN_NODE_STACK_COUNT] = {
-        [HN_NODE_ETH_INPUT] = { "eth_input", hn_eth_input },
-        [HN_NODE_IP4_INPUT] = { "ip4_input", hn_ip4_input },
-        [HN_NODE_IP6_INPUT] = { "ip6_input", hn_ip6_input },
-        [HN_NODE_UDP_INPUT] = { "udp_input", hn_udp_input },
-        [HN_NODE_UDP_OUTPUT] = { "udp_output", hn_udp_output },
-        [HN_NODE_IP4_OUTPUT] = { "ip4_output", hn_ip4_output },
-        [HN_NODE_IP6_OUTPUT] = { "ip6_output", hn_ip6_output },
-        [HN_NODE_NEIGHBOR_OUTPUT] = { "neighbor_output", hn_neighbor_output },
-        [HN_NODE_DEV_TX] = { "dev_tx", hn_dev_tx },
+        [HN_NODE_ETH_INPUT] = {"eth_input", hn_eth_input},
+        [HN_NODE_IP4_INPUT] = {"ip4_input", hn_ip4_input},
+        [HN_NODE_IP6_INPUT] = {"ip6_input", hn_ip6_input},
+        [HN_NODE_UDP_INPUT] = {"udp_input", hn_udp_input},
+        [HN_NODE_UDP_OUTPUT] = {"udp_output", hn_udp_output},
+        [HN_NODE_IP4_OUTPUT] = {"ip4_output", hn_ip4_output},
+        [HN_NODE_IP6_OUTPUT] = {"ip6_output", hn_ip6_output},
+        [HN_NODE_NEIGHBOR_OUTPUT] = {"neighbor_output", hn_neighbor_output},
+        [HN_NODE_DEV_TX] = {"dev_tx", hn_dev_tx},
     };
     for (uint32_t i = 0; i < HN_NODE_STACK_COUNT; i++)
         if (hn_graph_add(stack->graph, nodes[i].name, nodes[i].process, stack) < 0)
@@ -43,12 +43,13 @@ static int add_nodes(struct hn_stack *stack)
     return 0;
 }
 
-static bool is_power_of_two(uint32_t value) { return value && (value & (value - 1)) == 0; }
+/* A backlog of one could never be half empty; flows come in sets of two. */
+static bool is_size(uint32_t value) { return value >= 2 && (value & (value - 1)) == 0; }
 
 struct hn_stack *hn_stack_create(const struct hn_stack_config *config, int *error)
 {
     *error = EINVAL;
-    if (!is_power_of_two(config->backlog_max) || !is_power_of_two(config->flows_max))
+    if (!is_size(config->backlog_max) || !is_size(config->flows_max))
         return NULL;
     struct hn_stack *stack = calloc(1, sizeof *stack);
     if (!stack) {
@@ -59,6 +60,7 @@ struct hn_stack *hn_stack_create(const struct hn_stack_config *config, int *erro
     stack->backlog_max = config->backlog_max;
     stack->kernel_path = config->kernel_path;
     stack->walks = 1;
+    stack->path_mtu_expires_ns = UINT64_MAX;
     int result = hn_pool_init(&stack->pool, config->frame_count, config->frame_bytes);
     if (result == 0) {
         stack->graph = hn_graph_create();
@@ -143,10 +145,18 @@ int hn_stack_add_device(struct hn_stack *stack, struct hn_device *device)
     return -ENOSPC;
 }
 
+struct removal {
+    struct hn_stack *stack;
+    uint32_t ifindex;
+};
+
 static bool drop_pending(struct hn_neighbor *entry, void *context)
 {
-    struct hn_stack *stack = context;
+    const struct removal *removal = context;
+    struct hn_stack *stack = removal->stack;
     struct hn_frame *frame;
+    if (entry->ifindex != removal->ifindex)
+        return true;
     while ((frame = hn_neighbor_dequeue(&stack->pool, entry)) != NULL)
         hn_stack_drop(stack, frame, HN_DROP_NEIGHBOR_UNREACHABLE);
     return true;
@@ -160,7 +170,8 @@ void hn_stack_remove_device(struct hn_stack *stack, uint32_t device_index)
     /* Packets under way may still point to it. */
     hn_graph_walk(stack->graph);
     stack->walks++;
-    hn_neighbors_visit(stack->neighbors, drop_pending, stack);
+    struct removal removal = {stack, device->ifindex};
+    hn_neighbors_visit(stack->neighbors, drop_pending, &removal);
     hn_transmit_drop_device(stack, device_index);
     stack->devices[device_index] = NULL;
     stack->local_generation++;
@@ -175,8 +186,9 @@ void hn_stack_set_device(struct hn_stack *stack, uint32_t device_index, uint32_t
         return;
     device->mtu = mtu;
     memcpy(device->mac, mac, sizeof device->mac);
-    device->flags =
-        up ? device->flags & ~(uint32_t)HN_DEVICE_DOWN : device->flags | HN_DEVICE_DOWN;
+    device->flags = up ? device->flags & ~(uint32_t)HN_DEVICE_DOWN : device->flags | HN_DEVICE_DOWN;
+    if (!up)
+        hn_transmit_drop_backlog(stack, device_index);
     stack->local_generation++;
 }
 
@@ -226,11 +238,22 @@ uint32_t hn_stack_poll(struct hn_stack *stack, uint32_t device_index, uint32_t q
     return total;
 }
 
+void hn_stack_refill(struct hn_stack *stack)
+{
+    for (uint32_t i = 0; i < HN_DEVICES_MAX; i++) {
+        struct hn_device *device = stack->devices[i];
+        for (uint32_t queue = 0; device && queue < device->queue_count; queue++)
+            (void)device->ops->rx_burst(device, queue, NULL, 0);
+    }
+}
+
 bool hn_stack_flush(struct hn_stack *stack, uint64_t now_ns)
 {
     stack->now_ns = now_ns;
     hn_graph_walk(stack->graph);
     stack->walks++;
+    if (hn_unlikely(now_ns >= stack->path_mtu_expires_ns))
+        hn_flows_expire_mtu(stack);
     return hn_transmit_flush(stack);
 }
 
@@ -263,8 +286,7 @@ void hn_stack_memory(const struct hn_stack *stack, struct hn_memory_statistics *
     statistics->frame_bytes = pool->frame_bytes;
     statistics->free = pool->free_count;
     statistics->free_min = pool->free_count_min;
-    statistics->bytes_total =
-        (uint64_t)pool->frame_count *
-            (pool->frame_bytes + sizeof(struct hn_frame) + sizeof(uint32_t)) +
-        sizeof *stack + sizeof *stack->graph + hn_flows_bytes(stack->flows);
+    statistics->bytes_total = (uint64_t)pool->frame_count *
+                                  (pool->frame_bytes + sizeof(struct hn_frame) + sizeof(uint32_t)) +
+                              sizeof *stack + sizeof *stack->graph + hn_flows_bytes(stack->flows);
 }

@@ -43,13 +43,15 @@ struct hn_stack {
     struct hn_neighbors *neighbors;
     struct hn_flows *flows;
     uint64_t now_ns;
-    uint64_t walks;            /* flushes so far: tells whether a flow may be in the graph */
-    uint64_t local_generation; /* device, MTU and header changes; see hn_stack_generation */
+    uint64_t walks;               /* flushes so far: tells whether a flow may be in the graph */
+    uint64_t local_generation;    /* device, MTU and header changes; see hn_stack_generation */
+    uint64_t path_mtu_expires_ns; /* when the first learnt path MTU has to be forgotten */
     uint32_t reserve_frames;
     uint32_t backlog_max;
     uint32_t backlog_total;
+    uint64_t held[HN_DEVICES_MAX]; /* bit q: a sender was told that queue q is full */
     bool kernel_path;
-    bool neighbors_wanted; /* since the layer above last looked (hn_neighbor_next_wanted) */
+    bool neighbors_wanted;     /* since the layer above last looked (hn_neighbor_next_wanted) */
     struct hn_udp *ready_head; /* endpoints with something to receive, each once */
     struct hn_udp *ready_tail;
     struct hn_device *devices[HN_DEVICES_MAX];
@@ -60,6 +62,9 @@ struct hn_stack {
 };
 
 struct hn_pool *hn_stack_pool(struct hn_stack *stack);
+
+/* Frames came back to the pool: devices that ran out of them may receive again. */
+void hn_stack_refill(struct hn_stack *stack);
 
 /* Rises with every change after which a cached flow may be wrong. */
 static inline uint64_t hn_stack_generation(const struct hn_stack *stack)
@@ -89,7 +94,13 @@ void hn_dev_tx(struct hn_graph *, struct hn_node *, struct hn_frame **, uint32_t
 
 /* transmit.c: drains backlogs and kicks the queues marked dirty; true when all is handed over. */
 bool hn_transmit_flush(struct hn_stack *stack);
-/* Drops what waits for a device that goes. */
+/* True when a sender may put more for this queue. */
+bool hn_transmit_has_room(const struct hn_stack *stack, uint32_t device_index, uint32_t queue);
+/* True when a queue that held a sender back has drained well below where it did; once each. */
+bool hn_transmit_room_again(struct hn_stack *stack);
+/* Drops what waits for a device's rings; its link is down. */
+void hn_transmit_drop_backlog(struct hn_stack *stack, uint32_t device_index);
+/* Drops what waits for a device that goes, and frees its backlogs. */
 void hn_transmit_drop_device(struct hn_stack *stack, uint32_t device_index);
 
 #endif

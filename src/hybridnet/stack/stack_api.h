@@ -11,12 +11,12 @@ struct hn_udp;
 
 struct hn_stack_config {
     uint32_t frame_count;
-    uint32_t frame_bytes;   /* 2048 or 4096 */
+    uint32_t frame_bytes;    /* 2048 or 4096 */
     uint32_t reserve_frames; /* kept for receive and transmit: endpoints may not queue below */
     uint32_t neighbors_max;
-    uint32_t flows_max;     /* cached destinations, a power of two */
-    uint32_t backlog_max;   /* packets per transmit queue waiting for its ring, a power of two */
-    bool kernel_path;       /* destinations that are not ours are answered HN_SEND_KERNEL */
+    uint32_t flows_max;   /* cached destinations, a power of two */
+    uint32_t backlog_max; /* packets per transmit queue waiting for its ring, a power of two */
+    bool kernel_path;     /* destinations that are not ours are answered HN_SEND_KERNEL */
 };
 
 /* Creates a stack with all the memory it will ever use.  NULL and *error (positive errno):
@@ -87,8 +87,8 @@ void hn_stack_memory(const struct hn_stack *stack, struct hn_memory_statistics *
 /* UDP endpoints. */
 
 enum hn_udp_flags {
-    HN_UDP_V6ONLY = 1,   /* an IPv6 wildcard does not take IPv4 (as ::ffff:a.b.c.d) */
-    HN_UDP_REUSE = 2     /* may share the address with others that say so too */
+    HN_UDP_V6ONLY = 1, /* an IPv6 wildcard does not take IPv4 (as ::ffff:a.b.c.d) */
+    HN_UDP_REUSE = 2   /* may share the address with others that say so too */
 };
 
 enum hn_send_verdict {
@@ -103,7 +103,9 @@ struct hn_udp *hn_udp_open(struct hn_stack *stack, const struct hn_address *loca
                            const struct hn_address *remote, uint32_t flags, int *error);
 /* Drops what is queued and frees the endpoint. */
 void hn_udp_close(struct hn_udp *udp);
-void hn_udp_set_header(struct hn_udp *udp, uint8_t ttl, uint8_t tos);
+/* TTL and TOS of IPv4 headers, hop limit and traffic class of IPv6 ones. */
+void hn_udp_set_header(struct hn_udp *udp, uint8_t ttl, uint8_t tos, uint8_t hop_limit,
+                       uint8_t traffic_class);
 /* Bytes of frame memory that may wait to be received; what is beyond is dropped by reason. */
 void hn_udp_set_receive_limit(struct hn_udp *udp, uint32_t bytes);
 /* Connects (NULL: disconnects). */
@@ -113,9 +115,13 @@ void hn_udp_connect(struct hn_udp *udp, const struct hn_address *remote);
    -EAGAIN       the transmit queue is full: flush, or wait until it drains
    -EDESTADDRREQ no destination
    -EAFNOSUPPORT the destination's family
+   -EINVAL       port 0
    without a kernel path also -ENETUNREACH, -EHOSTUNREACH, -EACCES, -EMSGSIZE */
-int hn_udp_send(struct hn_udp *udp, const struct hn_address *to, const uint8_t *data,
-                size_t bytes);
+int hn_udp_send(struct hn_udp *udp, const struct hn_address *to, const uint8_t *data, size_t bytes);
+
+/* Copies the oldest received datagram out and frees it; *peer: where it came from.  Returns its
+   length, or -EAGAIN: none waits;  -EMSGSIZE: `room` is too small (it stays). */
+int32_t hn_udp_take(struct hn_udp *udp, uint8_t *to, size_t room, struct hn_address *peer);
 
 struct hn_udp_statistics {
     uint64_t rx_fast_datagrams;
@@ -126,8 +132,8 @@ struct hn_udp_statistics {
     uint64_t rx_kernel_bytes;
     uint64_t tx_kernel_datagrams;
     uint64_t tx_kernel_bytes;
-    uint64_t rx_queue_full; /* datagrams dropped because nobody took them in time */
-    uint64_t rx_no_frames;  /* dropped because the pool was down to its reserve */
+    uint64_t rx_queue_full;     /* datagrams dropped because nobody took them in time */
+    uint64_t rx_no_frames;      /* dropped because the pool was down to its reserve */
     uint64_t rx_kernel_dropped; /* by the kernel's receive queue (SO_RXQ_OVFL) */
     uint64_t tx_kernel_errors;
     uint32_t rx_queue_datagrams;

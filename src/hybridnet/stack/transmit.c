@@ -122,11 +122,42 @@ void hn_dev_tx(struct hn_graph *graph, struct hn_node *node, struct hn_frame **f
     }
 }
 
+/* Frames that senders leave to the graph and the rings. */
+#define FRAMES_LEFT_MIN 32u
+
+bool hn_transmit_has_room(const struct hn_stack *stack, uint32_t device_index, uint32_t queue)
+{
+    return backlog_count(&stack->backlogs[device_index][queue]) < stack->backlog_max / 2 &&
+           stack->pool.free_count > FRAMES_LEFT_MIN;
+}
+
+bool hn_transmit_room_again(struct hn_stack *stack)
+{
+    bool any = false;
+    for (uint32_t index = 0; index < HN_DEVICES_MAX; index++) {
+        uint64_t held = stack->held[index];
+        while (held) {
+            uint32_t queue = (uint32_t)__builtin_ctzll(held);
+            held &= held - 1;
+            if (stack->devices[index] &&
+                (backlog_count(&stack->backlogs[index][queue]) > stack->backlog_max / 4 ||
+                 stack->pool.free_count <= 2 * FRAMES_LEFT_MIN))
+                continue;
+            stack->held[index] &= ~(UINT64_C(1) << queue);
+            any = true;
+        }
+    }
+    return any;
+}
+
 bool hn_transmit_flush(struct hn_stack *stack)
 {
     bool done = true;
     for (uint32_t index = 0; index < HN_DEVICES_MAX; index++) {
         uint64_t dirty = stack->dirty[index];
+        /* What the rings of a device without link hold stays there until it is up again. */
+        if (dirty && (stack->devices[index]->flags & HN_DEVICE_DOWN))
+            continue;
         while (dirty) {
             uint32_t queue = (uint32_t)__builtin_ctzll(dirty);
             dirty &= dirty - 1;
@@ -139,7 +170,7 @@ bool hn_transmit_flush(struct hn_stack *stack)
     return done;
 }
 
-void hn_transmit_drop_device(struct hn_stack *stack, uint32_t device_index)
+void hn_transmit_drop_backlog(struct hn_stack *stack, uint32_t device_index)
 {
     uint32_t queues = stack->devices[device_index]->queue_count;
     for (uint32_t queue = 0; queue < queues; queue++) {
@@ -149,8 +180,15 @@ void hn_transmit_drop_device(struct hn_stack *stack, uint32_t device_index)
                           HN_DROP_DEVICE_DOWN);
             stack->backlog_total--;
         }
-        free(backlog->frames);
     }
+}
+
+void hn_transmit_drop_device(struct hn_stack *stack, uint32_t device_index)
+{
+    hn_transmit_drop_backlog(stack, device_index);
+    uint32_t queues = stack->devices[device_index]->queue_count;
+    for (uint32_t queue = 0; queue < queues; queue++)
+        free(stack->backlogs[device_index][queue].frames);
     free(stack->backlogs[device_index]);
     stack->backlogs[device_index] = NULL;
     stack->dirty[device_index] = 0;

@@ -18,6 +18,13 @@ static bool takes_ipv4(const struct hn_udp *udp)
            (udp->wildcard && !(udp->flags & HN_UDP_V6ONLY));
 }
 
+/* Link-local addresses are the same only on the same link; a scope of 0 stands for any. */
+static bool same_ip(const struct hn_address *own, const struct hn_address *other)
+{
+    return memcmp(own->ip, other->ip, sizeof own->ip) == 0 &&
+           (own->scope_id == 0 || other->scope_id == 0 || own->scope_id == other->scope_id);
+}
+
 /* How specifically an endpoint wants this datagram; 0: not at all. */
 static uint32_t score(const struct hn_udp *udp, const struct hn_address *local,
                       const struct hn_address *peer)
@@ -29,13 +36,13 @@ static uint32_t score(const struct hn_udp *udp, const struct hn_address *local,
     if (local->family == HN_FAMILY_IPV4 ? !takes_ipv4(udp) : own->family != HN_FAMILY_IPV6)
         return 0;
     if (!udp->wildcard) {
-        if (memcmp(own->ip, local->ip, sizeof own->ip) != 0)
+        if (!same_ip(own, local))
             return 0;
         points += 4;
     }
     if (udp->remote.family != 0) {
         if (udp->remote.family != peer->family || udp->remote.port != peer->port ||
-            memcmp(udp->remote.ip, peer->ip, sizeof peer->ip) != 0)
+            !same_ip(&udp->remote, peer))
             return 0;
         points += 8;
     }
@@ -58,6 +65,12 @@ struct hn_udp *hn_udp_find(const struct hn_stack *stack, const struct hn_address
     return best;
 }
 
+bool hn_udp_is_only(const struct hn_udp *udp)
+{
+    const struct hn_udp *first = *bucket_of(udp->stack, udp->source.local.port);
+    return first == udp && !udp->bucket_next && udp->remote.family == 0;
+}
+
 static bool conflicts(const struct hn_udp *udp, const struct hn_address *local, uint32_t flags)
 {
     const struct hn_address *own = &udp->source.local;
@@ -70,7 +83,7 @@ static bool conflicts(const struct hn_udp *udp, const struct hn_address *local, 
         bool new_dual = local->family == HN_FAMILY_IPV6 && wild && !(flags & HN_UDP_V6ONLY);
         return own_dual || new_dual;
     }
-    return wild || udp->wildcard || memcmp(own->ip, local->ip, sizeof own->ip) == 0;
+    return wild || udp->wildcard || same_ip(own, local);
 }
 
 struct hn_udp *hn_udp_open(struct hn_stack *stack, const struct hn_address *local,
@@ -78,8 +91,7 @@ struct hn_udp *hn_udp_open(struct hn_stack *stack, const struct hn_address *loca
 {
     static uint32_t next_id; /* tells flows of different endpoints apart; 0 is never given */
     struct hn_udp **bucket = bucket_of(stack, local->port);
-    if (local->port == 0 ||
-        (local->family != HN_FAMILY_IPV4 && local->family != HN_FAMILY_IPV6)) {
+    if (local->port == 0 || (local->family != HN_FAMILY_IPV4 && local->family != HN_FAMILY_IPV6)) {
         *error = EINVAL;
         return NULL;
     }
@@ -100,6 +112,7 @@ struct hn_udp *hn_udp_open(struct hn_stack *stack, const struct hn_address *loca
     udp->source.id = next_id;
     udp->source.protocol = 17;
     udp->source.ttl = 64;
+    udp->source.hop_limit = 64;
     udp->wildcard = is_wildcard(local);
     udp->flags = flags;
     udp->queue_head = udp->queue_tail = HN_FRAME_NONE;
@@ -144,10 +157,13 @@ void hn_udp_close(struct hn_udp *udp)
     free(udp);
 }
 
-void hn_udp_set_header(struct hn_udp *udp, uint8_t ttl, uint8_t tos)
+void hn_udp_set_header(struct hn_udp *udp, uint8_t ttl, uint8_t tos, uint8_t hop_limit,
+                       uint8_t traffic_class)
 {
     udp->source.ttl = ttl;
     udp->source.tos = tos;
+    udp->source.hop_limit = hop_limit;
+    udp->source.traffic_class = traffic_class;
     udp->stack->local_generation++;
 }
 
@@ -159,6 +175,17 @@ void hn_udp_connect(struct hn_udp *udp, const struct hn_address *remote)
         udp->remote = *remote;
     else
         memset(&udp->remote, 0, sizeof udp->remote);
+}
+
+/* Hands a packet over, all of its frames. */
+static void set_owner(struct hn_pool *pool, struct hn_frame *frame, enum hn_frame_owner from,
+                      enum hn_frame_owner to)
+{
+    hn_frame_set_owner(frame, from, to);
+    while (hn_unlikely(frame->next != HN_FRAME_NONE)) {
+        frame = &pool->frames[frame->next];
+        hn_frame_set_owner(frame, from, to);
+    }
 }
 
 static uint32_t frame_memory(const struct hn_pool *pool, const struct hn_frame *frame)
@@ -207,7 +234,9 @@ void hn_udp_enqueue(struct hn_udp *udp, struct hn_frame *frame)
         hn_stack_drop(stack, frame, HN_DROP_UDP_QUEUE_FULL);
         return;
     }
-    if (hn_unlikely(pool->free_count < stack->reserve_frames)) {
+    /* A few for everybody, so that others' full queues starve nobody. */
+    if (hn_unlikely(pool->free_count < stack->reserve_frames &&
+                    udp->queue_count >= HN_UDP_RECEIVE_MIN)) {
         udp->statistics.rx_no_frames++;
         hn_stack_drop(stack, frame, HN_DROP_UDP_NO_FRAMES);
         return;
@@ -219,7 +248,7 @@ void hn_udp_enqueue(struct hn_udp *udp, struct hn_frame *frame)
         udp->statistics.rx_fast_datagrams++;
         udp->statistics.rx_fast_bytes += frame->payload_length;
     }
-    hn_frame_set_owner(frame, HN_OWNER_STACK, HN_OWNER_SOCKET);
+    set_owner(pool, frame, HN_OWNER_STACK, HN_OWNER_SOCKET);
     frame->queue_next = HN_FRAME_NONE;
     uint32_t index = hn_frame_index(pool, frame);
     if (udp->queue_count == 0)
@@ -264,6 +293,22 @@ void hn_udp_copy_payload(const struct hn_pool *pool, const struct hn_frame *fram
         frame = &pool->frames[frame->next];
         offset = 0;
     }
+}
+
+int32_t hn_udp_take(struct hn_udp *udp, uint8_t *to, size_t room, struct hn_address *peer)
+{
+    struct hn_pool *pool = &udp->stack->pool;
+    if (udp->queue_count == 0)
+        return -EAGAIN;
+    struct hn_frame *frame = &pool->frames[udp->queue_head];
+    int32_t bytes = frame->payload_length;
+    if ((size_t)bytes > room)
+        return -EMSGSIZE;
+    (void)hn_udp_receive(udp, &frame, 1);
+    hn_udp_copy_payload(pool, frame, to);
+    *peer = frame->peer;
+    hn_packet_free(pool, frame, HN_OWNER_SOCKET);
+    return bytes;
 }
 
 void hn_udp_read_statistics(const struct hn_udp *udp, struct hn_udp_statistics *statistics)

@@ -5,7 +5,8 @@
 #include "stack/flow.h"
 #include "stack/wire/udp.h"
 
-#define HN_UDP_RECEIVE_LIMIT_DEFAULT (8u << 20)
+#define HN_UDP_RECEIVE_LIMIT_DEFAULT (2u << 20) /* until the layer above says otherwise */
+#define HN_UDP_RECEIVE_MIN 16u /* datagrams that may wait also when the pool is at its reserve */
 
 struct hn_udp {
     struct hn_stack *stack;
@@ -30,6 +31,9 @@ struct hn_udp {
 struct hn_udp *hn_udp_find(const struct hn_stack *stack, const struct hn_address *local,
                            const struct hn_address *peer);
 
+/* True when no other endpoint can have the same local port, and this one takes any peer. */
+bool hn_udp_is_only(const struct hn_udp *udp);
+
 /* Queues a received datagram (owner STACK; peer, payload_offset and payload_length set).  Takes
    the frame in any case: full queues drop by reason. */
 void hn_udp_enqueue(struct hn_udp *udp, struct hn_frame *frame);
@@ -43,8 +47,9 @@ struct hn_udp *hn_udp_next_ready(struct hn_stack *stack);
 void hn_udp_mark_ready(struct hn_udp *udp);
 
 /* Sends a leased datagram (owner USER, single frame, payload in place) without copying; as
-   hn_udp_send.  Takes the frame on HN_SEND_QUEUED only. */
-int hn_udp_send_frame(struct hn_udp *udp, const struct hn_address *to, struct hn_frame *frame);
+   hn_udp_send.  `modified`: the payload may differ from what was received.  Takes the frame on HN_SEND_QUEUED only. */
+int hn_udp_send_frame(struct hn_udp *udp, const struct hn_address *to, struct hn_frame *frame,
+                      bool modified);
 
 /* Copies a datagram's payload out of its chain; `to` has room for payload_length bytes. */
 void hn_udp_copy_payload(const struct hn_pool *pool, const struct hn_frame *frame, uint8_t *to);

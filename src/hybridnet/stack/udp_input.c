@@ -25,15 +25,16 @@ static uint64_t sum_packet(const struct hn_pool *pool, const struct hn_frame *fr
 /* RFC 768: zero means none was computed, which IPv6 forbids (RFC 8200 8.1).  A frame that never
    left this machine may carry the pseudo-header's sum alone (CHECKSUM_PARTIAL): the NIC that
    would have filled it in does not exist. */
-static bool checksum_is_good(const struct hn_stack *stack, const struct hn_frame *frame,
+static bool checksum_is_good(const struct hn_stack *stack, struct hn_frame *frame,
                              const struct hn_udp_header *header, uint64_t pseudo, bool is_ipv4)
 {
     if (header->checksum == 0)
         return is_ipv4;
-    uint64_t sum =
-        pseudo + sum_packet(&stack->pool, frame, frame->l4_offset, header->length);
-    if (hn_likely(hn_checksum_fold(sum) == 0xffff))
+    uint64_t sum = pseudo + sum_packet(&stack->pool, frame, frame->l4_offset, header->length);
+    if (hn_likely(hn_checksum_fold(sum) == 0xffff)) {
+        frame->flags |= HN_FRAME_SUMMED;
         return true;
+    }
     const struct hn_device *device = stack->devices[frame->device];
     return (device->flags & HN_DEVICE_VIRTUAL) && header->checksum == hn_checksum_fold(pseudo);
 }
@@ -62,24 +63,28 @@ static uint64_t pseudo_sum(const struct hn_address *local, const struct hn_addre
                               length);
 }
 
+static bool is_link_local(const struct hn_address *address)
+{
+    return address->ip[0] == 0xfe && (address->ip[1] & 0xc0) == 0x80;
+}
+
 static void input_one(struct hn_stack *stack, struct hn_frame *frame, struct hn_address *last,
                       struct hn_udp **last_udp)
 {
     struct hn_udp_header header;
     struct hn_address local, peer;
     uint32_t available = frame->total_length - frame->l4_offset;
-    if (!hn_udp_parse(frame->data + frame->l4_offset, frame->length - frame->l4_offset,
-                      available, &header)) {
-        bool short_packet = available < HN_UDP_BYTES ||
-                            frame->length < (uint32_t)frame->l4_offset + HN_UDP_BYTES;
-        hn_stack_drop(stack, frame,
-                      short_packet ? HN_DROP_UDP_TRUNCATED : HN_DROP_UDP_BAD_LENGTH);
+    if (!hn_udp_parse(frame->data + frame->l4_offset, frame->length - frame->l4_offset, available,
+                      &header)) {
+        bool short_packet =
+            available < HN_UDP_BYTES || frame->length < (uint32_t)frame->l4_offset + HN_UDP_BYTES;
+        hn_stack_drop(stack, frame, short_packet ? HN_DROP_UDP_TRUNCATED : HN_DROP_UDP_BAD_LENGTH);
         return;
     }
     read_addresses(frame, &local, &peer);
     bool is_ipv4 = local.family == HN_FAMILY_IPV4;
-    if (!checksum_is_good(stack, frame, &header, pseudo_sum(&local, &peer, header.length),
-                          is_ipv4)) {
+    uint64_t pseudo = pseudo_sum(&local, &peer, header.length);
+    if (!checksum_is_good(stack, frame, &header, pseudo, is_ipv4)) {
         hn_stack_drop(stack, frame, HN_DROP_UDP_BAD_CHECKSUM);
         return;
     }
@@ -90,10 +95,13 @@ static void input_one(struct hn_stack *stack, struct hn_frame *frame, struct hn_
         return;
     }
     /* fe80::/10 means something on its link only. */
-    if (!is_ipv4 && peer.ip[0] == 0xfe && (peer.ip[1] & 0xc0) == 0x80)
-        peer.scope_id = stack->devices[frame->device]->ifindex;
-    if (!*last_udp || (*last_udp)->remote.family != 0 ||
-        memcmp(&local, last, sizeof local) != 0) {
+    if (!is_ipv4) {
+        if (is_link_local(&peer))
+            peer.scope_id = stack->devices[frame->device]->ifindex;
+        if (is_link_local(&local))
+            local.scope_id = stack->devices[frame->device]->ifindex;
+    }
+    if (!*last_udp || !hn_udp_is_only(*last_udp) || memcmp(&local, last, sizeof local) != 0) {
         *last_udp = hn_udp_find(stack, &local, &peer);
         *last = local;
     }
@@ -104,6 +112,10 @@ static void input_one(struct hn_stack *stack, struct hn_frame *frame, struct hn_
     frame->peer = peer;
     frame->payload_offset = (uint16_t)(frame->l4_offset + HN_UDP_BYTES);
     frame->payload_length = (uint16_t)(header.length - HN_UDP_BYTES);
+    /* All of it sums up to minus zero, so the payload is the complement of the rest. */
+    const uint8_t *udp_header = frame->data + frame->l4_offset;
+    frame->received_sum =
+        (uint16_t)~hn_checksum_fold(hn_checksum_add(pseudo, udp_header, HN_UDP_BYTES));
     hn_udp_enqueue(*last_udp, frame);
 }
 
@@ -111,9 +123,9 @@ void hn_udp_input(struct hn_graph *graph, struct hn_node *node, struct hn_frame 
                   uint32_t count)
 {
     struct hn_stack *stack = node->context;
-    /* Bursts mostly go to one endpoint: the last one found is tried first, unless others with
-       the same address could be more specific, which only connected ones are. */
-    struct hn_address last = { .family = 0 };
+    /* Bursts mostly go to one endpoint: the last one found is taken again for the same address,
+       unless it depends on the peer, or another one might want this peer's more. */
+    struct hn_address last = {.family = 0};
     struct hn_udp *last_udp = NULL;
     (void)graph;
     for (uint32_t i = 0; i < count; i++)

@@ -5,9 +5,6 @@
 #include "stack/wire/ipv4.h"
 #include "stack/wire/ipv6.h"
 
-/* Frames that senders leave to the graph and the rings. */
-#define FRAMES_LEFT_MIN 32u
-
 void hn_udp_output(struct hn_graph *graph, struct hn_node *node, struct hn_frame **frames,
                    uint32_t count)
 {
@@ -25,9 +22,8 @@ void hn_udp_output(struct hn_graph *graph, struct hn_node *node, struct hn_frame
         frame->data -= HN_UDP_BYTES;
         frame->length += HN_UDP_BYTES;
         hn_udp_emit(frame->data, flow->source_port, flow->destination.port, length, checksum);
-        hn_graph_put(graph,
-                     flow->family == HN_FAMILY_IPV4 ? HN_NODE_IP4_OUTPUT : HN_NODE_IP6_OUTPUT,
-                     frame);
+        hn_graph_put(
+            graph, flow->family == HN_FAMILY_IPV4 ? HN_NODE_IP4_OUTPUT : HN_NODE_IP6_OUTPUT, frame);
     }
 }
 
@@ -36,7 +32,7 @@ void hn_udp_output(struct hn_graph *graph, struct hn_node *node, struct hn_frame
 static struct hn_frame *copy_payload(struct hn_pool *pool, const uint8_t *data, size_t bytes)
 {
     uint32_t room = pool->frame_bytes - HN_FRAME_HEADROOM;
-    if (pool->free_count < FRAMES_LEFT_MIN + bytes / room)
+    if (pool->free_count <= bytes / room)
         return NULL;
     struct hn_frame *head = NULL;
     struct hn_frame *tail = NULL;
@@ -59,14 +55,20 @@ static struct hn_frame *copy_payload(struct hn_pool *pool, const uint8_t *data, 
     return head;
 }
 
-static bool transmit_is_full(struct hn_stack *stack)
+/* Flow of a fast destination with room in its transmit queue; NULL: full. */
+static struct hn_flow *flow_with_room(struct hn_udp *udp, const struct hn_address *to,
+                                      struct hn_flow *flow)
 {
-    uint32_t limit = stack->backlog_max / 2;
-    if (stack->backlog_total < limit && stack->pool.free_count > FRAMES_LEFT_MIN)
-        return false;
+    struct hn_stack *stack = udp->stack;
+    if (hn_likely(hn_transmit_has_room(stack, flow->device, flow->queue)))
+        return flow;
     /* A long run of sends within one turn: give the kernel a chance before holding back. */
     (void)hn_stack_flush(stack, stack->now_ns);
-    return stack->backlog_total >= limit || stack->pool.free_count <= FRAMES_LEFT_MIN;
+    flow = hn_flow_get(stack, &udp->source, to);
+    if (flow->verdict != HN_FLOW_FAST || hn_transmit_has_room(stack, flow->device, flow->queue))
+        return flow;
+    stack->held[flow->device] |= UINT64_C(1) << flow->queue;
+    return NULL;
 }
 
 /* Decides by route and size; *out is set on HN_SEND_QUEUED. */
@@ -82,9 +84,13 @@ static int choose_path(struct hn_udp *udp, const struct hn_address *to, size_t b
     if (to->family != udp->source.local.family &&
         !(udp->wildcard && to->family == HN_FAMILY_IPV4 && !(udp->flags & HN_UDP_V6ONLY)))
         return -EAFNOSUPPORT;
-    if (transmit_is_full(stack))
-        return -EAGAIN;
+    if (to->port == 0)
+        return -EINVAL;
     struct hn_flow *flow = hn_flow_get(stack, &udp->source, to);
+    if (hn_likely(flow->verdict == HN_FLOW_FAST))
+        flow = flow_with_room(udp, to, flow);
+    if (hn_unlikely(!flow))
+        return -EAGAIN;
     if (hn_unlikely(flow->verdict != HN_FLOW_FAST))
         return flow->verdict == HN_FLOW_KERNEL ? HN_SEND_KERNEL : -flow->error;
     uint32_t ip_bytes = flow->family == HN_FAMILY_IPV4 ? HN_IPV4_BYTES : HN_IPV6_BYTES;
@@ -102,21 +108,31 @@ static void send_on_flow(struct hn_udp *udp, struct hn_flow *flow, struct hn_fra
     hn_graph_put(udp->stack->graph, HN_NODE_UDP_OUTPUT, frame);
 }
 
-int hn_udp_send(struct hn_udp *udp, const struct hn_address *to, const uint8_t *data,
-                size_t bytes)
+int hn_udp_send(struct hn_udp *udp, const struct hn_address *to, const uint8_t *data, size_t bytes)
 {
     struct hn_flow *flow;
     int verdict = choose_path(udp, to, bytes, &flow);
     if (verdict != HN_SEND_QUEUED)
         return verdict;
     struct hn_frame *frame = copy_payload(&udp->stack->pool, data, bytes);
-    if (!frame)
+    if (!frame) {
+        udp->stack->held[flow->device] |= UINT64_C(1) << flow->queue;
         return -EAGAIN;
+    }
     send_on_flow(udp, flow, frame);
     return HN_SEND_QUEUED;
 }
 
-int hn_udp_send_frame(struct hn_udp *udp, const struct hn_address *to, struct hn_frame *frame)
+/* A received datagram whose checksum was right has told already what its payload sums up to. */
+static uint16_t sum_of_payload(const struct hn_frame *frame, const uint8_t *payload, bool modified)
+{
+    if (!modified && (frame->flags & HN_FRAME_SUMMED))
+        return frame->received_sum;
+    return hn_checksum_fold(hn_checksum_add(0, payload, frame->payload_length));
+}
+
+int hn_udp_send_frame(struct hn_udp *udp, const struct hn_address *to, struct hn_frame *frame,
+                      bool modified)
 {
     struct hn_flow *flow;
     uint32_t header_bytes = HN_ETHERNET_BYTES + HN_IPV6_BYTES + HN_UDP_BYTES;
@@ -128,10 +144,10 @@ int hn_udp_send_frame(struct hn_udp *udp, const struct hn_address *to, struct hn
     if (verdict != HN_SEND_QUEUED)
         return verdict;
     hn_frame_set_owner(frame, HN_OWNER_USER, HN_OWNER_STACK);
-    uint64_t sum = hn_checksum_add(0, payload, frame->payload_length);
+    uint16_t sum = sum_of_payload(frame, payload, modified);
     frame->data = payload;
     frame->length = frame->payload_length;
-    frame->payload_sum = hn_checksum_fold(sum);
+    frame->payload_sum = sum;
     send_on_flow(udp, flow, frame);
     return HN_SEND_QUEUED;
 }

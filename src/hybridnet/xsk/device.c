@@ -38,10 +38,10 @@ static void device_close(struct hn_device *device)
     free(xsk);
 }
 
-static const struct hn_device_ops xsk_ops = { .rx_burst = hn_xsk_rx_burst,
-                                              .tx_burst = hn_xsk_tx_burst,
-                                              .flush = hn_xsk_flush,
-                                              .close = device_close };
+static const struct hn_device_ops xsk_ops = {.rx_burst = hn_xsk_rx_burst,
+                                             .tx_burst = hn_xsk_tx_burst,
+                                             .flush = hn_xsk_flush,
+                                             .close = device_close};
 
 struct hn_device *hn_xsk_device_create(struct hn_stack *stack, uint32_t ifindex,
                                        uint32_t queue_count, uint32_t mtu, const uint8_t *mac,
@@ -49,8 +49,7 @@ struct hn_device *hn_xsk_device_create(struct hn_stack *stack, uint32_t ifindex,
 {
     if (queue_count == 0 || queue_count > HN_DEVICE_QUEUES_MAX)
         return NULL;
-    struct hn_xsk_device *xsk =
-        calloc(1, sizeof *xsk + queue_count * sizeof(struct hn_xsk_queue));
+    struct hn_xsk_device *xsk = calloc(1, sizeof *xsk + queue_count * sizeof(struct hn_xsk_queue));
     if (!xsk)
         return NULL;
     xsk->base.ops = &xsk_ops;
@@ -61,7 +60,7 @@ struct hn_device *hn_xsk_device_create(struct hn_stack *stack, uint32_t ifindex,
     xsk->base.flags = is_virtual ? HN_DEVICE_VIRTUAL : 0;
     memcpy(xsk->base.mac, mac, sizeof xsk->base.mac);
     for (uint32_t i = 0; i < queue_count; i++) {
-        xsk->queues[i].fd = -1;
+        xsk->queues[i].fd = xsk->queues[i].tx_fd = -1;
         xsk->queues[i].chain_head = HN_FRAME_NONE;
     }
     return &xsk->base;
@@ -82,8 +81,7 @@ int hn_xsk_open_queue(struct hn_device *device, uint32_t queue_id,
         !is_ring_size(options->fill_size) || !is_ring_size(options->completion_size))
         return -EINVAL;
     struct hn_xsk_queue *queue = &xsk->queues[queue_id];
-    int error =
-        hn_xsk_socket_open(queue, device->pool, device->ifindex, queue_id, options);
+    int error = hn_xsk_socket_open(queue, device->pool, device->ifindex, queue_id, options);
     if (error)
         return error;
     queue->lent_max = options->fill_size;
@@ -108,16 +106,18 @@ int hn_xsk_read_statistics(struct hn_device *device, uint32_t queue_id,
         return -EINVAL;
     struct hn_xsk_queue *queue = &hn_xsk_of(device)->queues[queue_id];
     if (queue->fd >= 0) {
-        struct xdp_statistics kernel = { 0 };
+        struct xdp_statistics kernel = {0};
         socklen_t bytes = sizeof kernel;
-        if (getsockopt(queue->fd, SOL_XDP, XDP_STATISTICS, &kernel, &bytes) != 0)
+        struct xdp_statistics sent = {0};
+        if (getsockopt(queue->fd, SOL_XDP, XDP_STATISTICS, &kernel, &bytes) != 0 ||
+            getsockopt(queue->tx_fd, SOL_XDP, XDP_STATISTICS, &sent, &bytes) != 0)
             return -errno;
         queue->counters.rx_dropped = kernel.rx_dropped;
         queue->counters.rx_invalid_descriptors = kernel.rx_invalid_descs;
-        queue->counters.tx_invalid_descriptors = kernel.tx_invalid_descs;
+        queue->counters.tx_invalid_descriptors = sent.tx_invalid_descs;
         queue->counters.rx_ring_full = kernel.rx_ring_full;
         queue->counters.rx_fill_ring_empty = kernel.rx_fill_ring_empty_descs;
-        queue->counters.tx_ring_empty = kernel.tx_ring_empty_descs;
+        queue->counters.tx_ring_empty = sent.tx_ring_empty_descs;
     }
     queue->counters.frames_held = queue->lent + queue->sending;
     *statistics = queue->counters;

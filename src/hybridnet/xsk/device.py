@@ -110,6 +110,7 @@ class XskDevice:
         if program == ffi.NULL:
             raise from_errno(error[0], ffi.string(message).decode(errors="replace"))
         self._program = program
+        self.set_link(self.interface.mtu, self.interface.mac)
 
     def _open_queue(self, queue: int, rings: RingSpec, busy_us: int) -> None:
         options = ffi.new(
@@ -132,9 +133,7 @@ class XskDevice:
             result = lib.hn_xsk_open_queue(self._native, queue, options)
         if result < 0:
             raise _queue_error(-result, self.interface.name, queue, self.step)
-        result = lib.hn_program_set_socket(
-            self._program, queue, lib.hn_xsk_fd(self._native, queue)
-        )
+        result = lib.hn_program_set_socket(self._program, queue, lib.hn_xsk_fd(self._native, queue))
         if result < 0:
             raise from_errno(result, f"queue {queue} of {self.interface.name} cannot be steered")
 
@@ -144,9 +143,7 @@ class XskDevice:
 
     def is_zero_copy(self) -> bool:
         """True when the kernel granted zero-copy on every queue."""
-        return all(
-            lib.hn_xsk_is_zero_copy(self._native, q) for q in range(self.interface.queues)
-        )
+        return all(lib.hn_xsk_is_zero_copy(self._native, q) for q in range(self.interface.queues))
 
     def add_endpoint(self, protocol: int, local: Any) -> None:
         """Lift packets for a ``struct hn_address *`` from here on; may be added repeatedly."""
@@ -175,9 +172,9 @@ class XskDevice:
         """Tell the program that an address is, or is no longer, this machine's."""
         lib.hn_program_set_local(self._program, native_ip(family, packed), present)
 
-    def set_mtu(self, mtu: int) -> None:
-        """Tell the program that the interface's MTU changed."""
-        lib.hn_program_set_mtu(self._program, mtu)
+    def set_link(self, mtu: int, mac: bytes) -> None:
+        """Tell the program what the interface's MTU and MAC address are."""
+        lib.hn_program_set_link(self._program, mtu, mac)
 
     def steering_counters(self) -> dict[str, int]:
         """Return the program's packet counts that are not zero, by reason."""

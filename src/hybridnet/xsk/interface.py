@@ -21,7 +21,8 @@ _ARPHRD_ETHER = 1
 
 def _ifreq(sock: socket.socket, request: int, name: str, payload: bytes = b"") -> bytes:
     packed = struct.pack("16s24s", name.encode(), payload)
-    return fcntl.ioctl(sock.fileno(), request, packed)[16:]
+    answer: bytes = fcntl.ioctl(sock.fileno(), request, packed)
+    return answer[16:]
 
 
 def _ethtool(sock: socket.socket, name: str, command: int, length: int) -> bytes | None:
@@ -37,7 +38,8 @@ def _queues(sock: socket.socket, name: str) -> int:
     channels = _ethtool(sock, name, _ETHTOOL_GCHANNELS, 36)
     if channels is None:
         return 1
-    _, _, _, _, _, rx, _, _, combined = struct.unpack("=9I", channels)
+    counts: tuple[int, ...] = struct.unpack("=9I", channels)
+    rx, combined = counts[5], counts[8]
     return max(1, rx + combined)
 
 

@@ -69,7 +69,8 @@ static struct bpf_object *object_prepare(const char *path, const char *name, uin
     if (!object)
         return NULL;
     struct bpf_program *program;
-    bpf_object__for_each_program(program, object) {
+    bpf_object__for_each_program(program, object)
+    {
         bool is_wanted = strcmp(bpf_program__name(program), name) == 0;
         bpf_program__set_autoload(program, is_wanted);
         if (is_wanted)
@@ -135,8 +136,7 @@ static void explain_load_error(const struct hn_report *report, const char *path,
                        "the kernel does not show its types in /sys/kernel/btf/vmlinux "
                        "(CONFIG_DEBUG_INFO_BTF); choose mode \"kernel\"");
     else
-        hn_report_fail(report, EINVAL, "the steering program was refused (%s): %s", text,
-                       line);
+        hn_report_fail(report, EINVAL, "the steering program was refused (%s): %s", text, line);
 }
 
 static int program_find_maps(struct hn_program *program)
@@ -188,7 +188,7 @@ static struct hn_program *program_load(const char *path, enum hn_xdp_mode mode, 
     }
     int error = program_find_maps(program);
     if (error == 0)
-        error = hn_program_set_mtu(program, mtu);
+        error = hn_program_set_link(program, mtu, NULL);
     if (error) {
         hn_report_fail(report, -error,
                        "%s is not the steering program of this version: reinstall "
@@ -294,8 +294,7 @@ static void explain_attach_error(const struct hn_program *program, const struct 
     } else if (!if_indextoname(ifindex, again)) {
         hn_report_fail(report, ENODEV, "interface %s went away", interface);
     } else if (error == ENOMEM) {
-        hn_report_fail(report, ENOMEM, "interface %s: the kernel has no memory for XDP",
-                       interface);
+        hn_report_fail(report, ENOMEM, "interface %s: the kernel has no memory for XDP", interface);
     } else {
         const char *why = ask_kernel_why(program, ifindex, flags);
         if (flags & XDP_FLAGS_DRV_MODE)
@@ -306,9 +305,9 @@ static void explain_attach_error(const struct hn_program *program, const struct 
     }
 }
 
-struct hn_program *hn_program_open(const char *object_path, uint32_t ifindex,
-                                   enum hn_xdp_mode mode, uint32_t mtu, uint32_t queue_count,
-                                   int *error_number, char *message, size_t message_bytes)
+struct hn_program *hn_program_open(const char *object_path, uint32_t ifindex, enum hn_xdp_mode mode,
+                                   uint32_t mtu, uint32_t queue_count, int *error_number,
+                                   char *message, size_t message_bytes)
 {
     const struct hn_report report = {error_number, message, message_bytes};
     char interface[IF_NAMESIZE];
@@ -422,9 +421,11 @@ int hn_program_set_local(struct hn_program *program, const struct hn_address *lo
     return error == -ENOENT ? 0 : error;
 }
 
-int hn_program_set_mtu(struct hn_program *program, uint32_t mtu)
+int hn_program_set_link(struct hn_program *program, uint32_t mtu, const uint8_t *mac)
 {
-    struct hn_steer_settings settings = {.mtu = mtu};
+    struct hn_steer_settings settings = {.mtu = mtu, .has_mac = mac != NULL};
+    if (mac)
+        memcpy(settings.mac, mac, sizeof settings.mac);
     uint32_t only = 0;
     return bpf_map_update_elem(program->settings_fd, &only, &settings, BPF_ANY);
 }

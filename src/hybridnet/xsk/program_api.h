@@ -20,9 +20,9 @@ struct hn_program;
    EINVAL  the kernel refused the program (verifier); the message has the last line of its log
    ERANGE  the MTU is too large for native XDP on this driver
    Returns NULL then. */
-struct hn_program *hn_program_open(const char *object_path, uint32_t ifindex,
-                                   enum hn_xdp_mode mode, uint32_t mtu, uint32_t queue_count,
-                                   int *error_number, char *message, size_t message_bytes);
+struct hn_program *hn_program_open(const char *object_path, uint32_t ifindex, enum hn_xdp_mode mode,
+                                   uint32_t mtu, uint32_t queue_count, int *error_number,
+                                   char *message, size_t message_bytes);
 /* Detaches and frees; packets go to the kernel from here on. */
 void hn_program_close(struct hn_program *program);
 
@@ -38,10 +38,10 @@ int hn_program_add_endpoint(struct hn_program *program, uint8_t protocol,
 int hn_program_remove_endpoint(struct hn_program *program, uint8_t protocol,
                                const struct hn_address *local);
 /* Wildcard endpoints match only these destination addresses. */
-int hn_program_set_local(struct hn_program *program, const struct hn_address *local,
-                         bool present);
-/* The MTU changed: what is larger goes to the kernel in generic mode. */
-int hn_program_set_mtu(struct hn_program *program, uint32_t mtu);
+int hn_program_set_local(struct hn_program *program, const struct hn_address *local, bool present);
+/* What the kernel says of the link.  Generic mode leaves larger datagrams than the MTU to the
+   kernel; frames for another host's MAC address are never lifted (NULL: not known, no check). */
+int hn_program_set_link(struct hn_program *program, uint32_t mtu, const uint8_t *mac);
 
 /* Packets by reason since attach, summed over the processors.  Names are those of
    hn_program_reason_name, 0 <= reason < hn_program_reason_count(). */

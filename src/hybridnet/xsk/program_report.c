@@ -59,8 +59,7 @@ static bool is_noise(const char *line)
     if (line[0] == '\0')
         return true;
     for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++) {
-        if (i < 2 ? strncmp(line, marks[i], strlen(marks[i])) == 0
-                  : strstr(line, marks[i]) != NULL)
+        if (i < 2 ? strncmp(line, marks[i], strlen(marks[i])) == 0 : strstr(line, marks[i]) != NULL)
             return true;
     }
     return false;

@@ -15,8 +15,8 @@ struct hn_report {
     size_t message_bytes;
 };
 
-__attribute__((format(printf, 3, 4))) void hn_report_fail(const struct hn_report *report,
-                                                          int error, const char *format, ...);
+__attribute__((format(printf, 3, 4))) void hn_report_fail(const struct hn_report *report, int error,
+                                                          const char *format, ...);
 
 /* EPERM, with the capabilities that this process lacks. */
 void hn_report_privileges(const struct hn_report *report);

@@ -31,14 +31,14 @@ static inline void hn_ring_init_memory(struct hn_ring *ring, uint32_t *cursors, 
 {
     cursors[0] = cursors[1] = start;
     cursors[2] = 0;
-    *ring = (struct hn_ring){ .producer = &cursors[0],
-                              .consumer = &cursors[1],
-                              .flags = &cursors[2],
-                              .entries = entries,
-                              .size = size,
-                              .mask = size - 1,
-                              .cached_producer = start,
-                              .cached_consumer = start };
+    *ring = (struct hn_ring){.producer = &cursors[0],
+                             .consumer = &cursors[1],
+                             .flags = &cursors[2],
+                             .entries = entries,
+                             .size = size,
+                             .mask = size - 1,
+                             .cached_producer = start,
+                             .cached_consumer = start};
 }
 
 /* Producer: how many of `wanted` entries can be written now. */

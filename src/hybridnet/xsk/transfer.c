@@ -178,11 +178,11 @@ bool hn_xsk_flush(struct hn_device *device, uint32_t queue_id)
             queue->kick_wanted = false;
             return true;
         }
-        if (!hn_ring_needs_wakeup(&queue->tx))
-            return true; /* zero-copy: the driver is at it */
+        if (queue->zero_copy && !hn_ring_needs_wakeup(&queue->tx))
+            return true; /* the driver is at it */
         uint32_t consumer_before = __atomic_load_n(queue->tx.consumer, __ATOMIC_RELAXED);
         queue->counters.tx_kicks++;
-        if (sendto(queue->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && errno != EAGAIN &&
+        if (sendto(queue->tx_fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && errno != EAGAIN &&
             errno != EBUSY && errno != ENOBUFS)
             queue->counters.tx_kick_errors++;
         bool moved = __atomic_load_n(queue->tx.consumer, __ATOMIC_RELAXED) != consumer_before;

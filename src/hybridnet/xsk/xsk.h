@@ -23,7 +23,8 @@ struct hn_xsk_queue {
     struct hn_ring rx;
     struct hn_ring tx;
     struct hn_ring completion;
-    int fd; /* -1: closed */
+    int fd;    /* receives, and is polled; -1: closed */
+    int tx_fd; /* transmits, and is never polled: see socket.c */
     bool zero_copy;
     bool kick_wanted;
     uint32_t lent;       /* frames in the fill ring or with the kernel for receive */

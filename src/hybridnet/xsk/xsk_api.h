@@ -5,29 +5,29 @@ struct hn_stack;
 
 /* How one queue of an interface is opened. */
 struct hn_xsk_options {
-    uint32_t rx_size;         /* entries, powers of two */
+    uint32_t rx_size; /* entries, powers of two */
     uint32_t tx_size;
     uint32_t fill_size;
     uint32_t completion_size;
-    uint32_t busy_poll_us;    /* SO_BUSY_POLL, 0: off */
+    uint32_t busy_poll_us; /* SO_BUSY_POLL, 0: off */
     uint32_t busy_poll_budget;
-    bool zero_copy;           /* XDP_ZEROCOPY, else XDP_COPY */
-    bool multi_buffer;        /* XDP_USE_SG */
+    bool zero_copy;    /* XDP_ZEROCOPY, else XDP_COPY */
+    bool multi_buffer; /* XDP_USE_SG */
 };
 
 /* Kernel's counters of one queue (XDP_STATISTICS), and ours. */
 struct hn_xsk_statistics {
-    uint64_t rx_dropped;            /* no descriptor or a packet too large */
+    uint64_t rx_dropped; /* no descriptor or a packet too large */
     uint64_t rx_invalid_descriptors;
     uint64_t tx_invalid_descriptors;
     uint64_t rx_ring_full;
     uint64_t rx_fill_ring_empty;
     uint64_t tx_ring_empty;
-    uint64_t rx_wakeups;            /* system calls to restart the driver's receive */
-    uint64_t tx_kicks;              /* system calls to make the kernel transmit */
-    uint64_t tx_kick_errors;        /* of those, other than "come again" */
-    uint64_t rx_overlong;           /* chains longer than any packet, freed */
-    uint32_t frames_held;           /* by the rings and the kernel */
+    uint64_t rx_wakeups;     /* system calls to restart the driver's receive */
+    uint64_t tx_kicks;       /* system calls to make the kernel transmit */
+    uint64_t tx_kick_errors; /* of those, other than "come again" */
+    uint64_t rx_overlong;    /* chains longer than any packet, freed */
+    uint32_t frames_held;    /* by the rings and the kernel */
 };
 
 /* An AF_XDP device without a queue yet; frames come from the stack's pool.  Owned by the caller

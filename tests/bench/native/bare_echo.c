@@ -85,7 +85,7 @@ static void transmit(struct hn_port *port, struct hn_frame **frames, uint32_t co
 static void serve(struct hn_port *port, const struct settings *settings, struct totals *totals)
 {
     struct hn_frame *frames[HN_BURST_MAX];
-    struct pollfd wait = { .fd = hn_xsk_fd(port->device, 0), .events = POLLIN };
+    struct pollfd wait = {.fd = hn_xsk_fd(port->device, 0), .events = POLLIN};
     while (!hn_stop) {
         uint32_t count = port->device->ops->rx_burst(port->device, 0, frames, settings->burst);
         if (count == 0) {
@@ -112,7 +112,7 @@ static void serve(struct hn_port *port, const struct settings *settings, struct 
 static void report(struct hn_port *port, const struct settings *settings,
                    const struct totals *totals)
 {
-    struct hn_xsk_statistics kernel = { 0 };
+    struct hn_xsk_statistics kernel = {0};
     (void)hn_xsk_read_statistics(port->device, 0, &kernel);
     printf("{\"mode\": \"%s\", \"wait\": \"%s\", \"received\": %" PRIu64 ", \"sent\": %" PRIu64
            ", \"malformed\": %" PRIu64 ", \"tx_full\": %" PRIu64 ", \"waits\": %" PRIu64
@@ -133,34 +133,53 @@ static int usage(void)
 
 static bool parse(int argc, char **argv, struct settings *settings)
 {
-    static const struct option options[] = { { "dev", required_argument, NULL, 'd' },
-                                             { "listen", required_argument, NULL, 'l' },
-                                             { "object", required_argument, NULL, 'o' },
-                                             { "wait", required_argument, NULL, 'w' },
-                                             { "burst", required_argument, NULL, 'b' },
-                                             { "fill", required_argument, NULL, 'f' },
-                                             { "rx", required_argument, NULL, 'r' },
-                                             { "generic", no_argument, NULL, 'g' },
-                                             { "clear-checksum", no_argument, NULL, 'c' },
-                                             { "drop", no_argument, NULL, 'x' },
-                                             { 0 } };
+    static const struct option options[] = {{"dev", required_argument, NULL, 'd'},
+                                            {"listen", required_argument, NULL, 'l'},
+                                            {"object", required_argument, NULL, 'o'},
+                                            {"wait", required_argument, NULL, 'w'},
+                                            {"burst", required_argument, NULL, 'b'},
+                                            {"fill", required_argument, NULL, 'f'},
+                                            {"rx", required_argument, NULL, 'r'},
+                                            {"generic", no_argument, NULL, 'g'},
+                                            {"clear-checksum", no_argument, NULL, 'c'},
+                                            {"drop", no_argument, NULL, 'x'},
+                                            {0}};
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (option) {
-        case 'd': settings->port.interface = optarg; break;
-        case 'l': settings->listen = optarg; break;
-        case 'o': settings->port.object_path = optarg; break;
-        case 'w': settings->spin = strcmp(optarg, "spin") == 0; break;
-        case 'b': settings->burst = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 'f': settings->port.xsk.fill_size = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 'r': settings->port.xsk.rx_size = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 'g': settings->port.generic = true; break;
-        case 'c': settings->clear_checksum = true; break;
+        case 'd':
+            settings->port.interface = optarg;
+            break;
+        case 'l':
+            settings->listen = optarg;
+            break;
+        case 'o':
+            settings->port.object_path = optarg;
+            break;
+        case 'w':
+            settings->spin = strcmp(optarg, "spin") == 0;
+            break;
+        case 'b':
+            settings->burst = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'f':
+            settings->port.xsk.fill_size = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'r':
+            settings->port.xsk.rx_size = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'g':
+            settings->port.generic = true;
+            break;
+        case 'c':
+            settings->clear_checksum = true;
+            break;
         case 'x':
             settings->port.program = "drop_all";
             settings->port.without_queue = true;
             break;
-        default: return false;
+        default:
+            return false;
         }
     }
     return settings->port.interface && settings->port.object_path && settings->listen &&
@@ -170,12 +189,10 @@ static bool parse(int argc, char **argv, struct settings *settings)
 int main(int argc, char **argv)
 {
     struct settings settings = {
-        .port = { .program = "redirect_udp",
-                  .frame_count = 4096,
-                  .xsk = { .rx_size = 1024,
-                           .tx_size = 2048,
-                           .fill_size = 1024,
-                           .completion_size = 2048 } },
+        .port =
+            {.program = "redirect_udp",
+             .frame_count = 4096,
+             .xsk = {.rx_size = 1024, .tx_size = 2048, .fill_size = 1024, .completion_size = 2048}},
         .burst = 64,
     };
     if (!parse(argc, argv, &settings))
@@ -192,7 +209,7 @@ int main(int argc, char **argv)
         printf("{\"mode\": \"native\", \"received\": %" PRIu64 "}\n",
                hn_port_counter(&port, "dropped", 0));
     } else {
-        struct totals totals = { 0 };
+        struct totals totals = {0};
         serve(&port, &settings, &totals);
         report(&port, &settings, &totals);
     }

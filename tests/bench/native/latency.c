@@ -40,14 +40,14 @@ static int by_value(const void *a, const void *b)
 
 static int open_socket(const char *host, const char *port)
 {
-    struct sockaddr_in server = { .sin_family = AF_INET,
-                                  .sin_port = htons((uint16_t)strtoul(port, NULL, 10)) };
+    struct sockaddr_in server = {.sin_family = AF_INET,
+                                 .sin_port = htons((uint16_t)strtoul(port, NULL, 10))};
     if (inet_pton(AF_INET, host, &server.sin_addr) != 1)
         return -EINVAL;
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
-    struct timeval timeout = { .tv_usec = TIMEOUT_US };
+    struct timeval timeout = {.tv_usec = TIMEOUT_US};
     if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) != 0 ||
         connect(fd, (struct sockaddr *)&server, sizeof server) != 0) {
         int error = -errno;

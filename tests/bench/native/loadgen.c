@@ -116,8 +116,8 @@ static void build_frame(uint8_t *frame, const struct settings *settings, const u
 static void build_all(const struct hn_port *port, const struct settings *settings, uint32_t size)
 {
     for (uint32_t i = 0; i < port->pool->frame_count; i++)
-        build_frame(hn_frame_base(port->pool, &port->pool->frames[i]) + HN_FRAME_HEADROOM,
-                    settings, port->mac, size, i % settings->flows);
+        build_frame(hn_frame_base(port->pool, &port->pool->frames[i]) + HN_FRAME_HEADROOM, settings,
+                    port->mac, size, i % settings->flows);
 }
 
 static void snapshot(const struct hn_port *port, struct progress *progress, struct progress *to)
@@ -175,10 +175,9 @@ static void send_until(struct hn_port *port, const struct settings *settings,
     }
 }
 
-static void run_step(struct hn_port *port, const struct settings *settings,
-                     const struct step *step)
+static void run_step(struct hn_port *port, const struct settings *settings, const struct step *step)
 {
-    struct progress progress = { 0 };
+    struct progress progress = {0};
     struct progress before;
     struct progress first;
     struct progress last;
@@ -198,16 +197,14 @@ static void run_step(struct hn_port *port, const struct settings *settings,
     uint64_t replies = last.replies[HN_REPLY_PACKETS] - first.replies[HN_REPLY_PACKETS];
     printf("{\"size\": %u, \"rate\": %.0f, \"seconds\": %.4f, \"offered\": %.0f, "
            "\"sent\": %" PRIu64 ", \"behind\": %" PRIu64 ", \"replies\": %" PRIu64
-           ", \"others\": %" PRIu64 ", \"sent_all\": %" PRIu64
-           ", \"replies_all\": %" PRIu64 ", \"reply_bytes_all\": %" PRIu64
-           ", \"sent_per_s\": %.0f, \"replies_per_s\": %.0f}\n",
-           step->size, step->rate, seconds, step->rate * seconds, sent,
-           last.behind - first.behind, replies,
-           last.replies[HN_REPLY_OTHERS] - first.replies[HN_REPLY_OTHERS],
+           ", \"others\": %" PRIu64 ", \"sent_all\": %" PRIu64 ", \"replies_all\": %" PRIu64
+           ", \"reply_bytes_all\": %" PRIu64 ", \"sent_per_s\": %.0f, \"replies_per_s\": %.0f}\n",
+           step->size, step->rate, seconds, step->rate * seconds, sent, last.behind - first.behind,
+           replies, last.replies[HN_REPLY_OTHERS] - first.replies[HN_REPLY_OTHERS],
            after.sent - before.sent,
            after.replies[HN_REPLY_PACKETS] - before.replies[HN_REPLY_PACKETS],
-           after.replies[HN_REPLY_BYTES] - before.replies[HN_REPLY_BYTES],
-           (double)sent / seconds, (double)replies / seconds);
+           after.replies[HN_REPLY_BYTES] - before.replies[HN_REPLY_BYTES], (double)sent / seconds,
+           (double)replies / seconds);
     fflush(stdout);
 }
 
@@ -252,26 +249,38 @@ static bool parse_mac(const char *text, uint8_t *mac)
 
 static bool parse(int argc, char **argv, struct settings *settings)
 {
-    static const struct option options[] = { { "dev", required_argument, NULL, 'd' },
-                                             { "object", required_argument, NULL, 'o' },
-                                             { "source", required_argument, NULL, 's' },
-                                             { "target", required_argument, NULL, 't' },
-                                             { "target-mac", required_argument, NULL, 'm' },
-                                             { "flows", required_argument, NULL, 'f' },
-                                             { "burst", required_argument, NULL, 'b' },
-                                             { 0 } };
+    static const struct option options[] = {
+        {"dev", required_argument, NULL, 'd'},        {"object", required_argument, NULL, 'o'},
+        {"source", required_argument, NULL, 's'},     {"target", required_argument, NULL, 't'},
+        {"target-mac", required_argument, NULL, 'm'}, {"flows", required_argument, NULL, 'f'},
+        {"burst", required_argument, NULL, 'b'},      {0}};
     bool valid = true;
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (option) {
-        case 'd': settings->port.interface = optarg; break;
-        case 'o': settings->port.object_path = optarg; break;
-        case 's': valid &= inet_pton(AF_INET, optarg, &settings->source) == 1; break;
-        case 't': valid &= parse_target(optarg, settings); break;
-        case 'm': valid &= parse_mac(optarg, settings->target_mac); break;
-        case 'f': settings->flows = (uint32_t)strtoul(optarg, NULL, 10); break;
-        case 'b': settings->burst = (uint32_t)strtoul(optarg, NULL, 10); break;
-        default: valid = false;
+        case 'd':
+            settings->port.interface = optarg;
+            break;
+        case 'o':
+            settings->port.object_path = optarg;
+            break;
+        case 's':
+            valid &= inet_pton(AF_INET, optarg, &settings->source) == 1;
+            break;
+        case 't':
+            valid &= parse_target(optarg, settings);
+            break;
+        case 'm':
+            valid &= parse_mac(optarg, settings->target_mac);
+            break;
+        case 'f':
+            settings->flows = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'b':
+            settings->burst = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        default:
+            valid = false;
         }
     }
     return valid && settings->port.interface && settings->port.object_path &&
@@ -282,12 +291,9 @@ static bool parse(int argc, char **argv, struct settings *settings)
 int main(int argc, char **argv)
 {
     struct settings settings = {
-        .port = { .program = "count_replies",
-                  .frame_count = FRAME_COUNT,
-                  .xsk = { .rx_size = 64,
-                           .tx_size = 2048,
-                           .fill_size = 64,
-                           .completion_size = 2048 } },
+        .port = {.program = "count_replies",
+                 .frame_count = FRAME_COUNT,
+                 .xsk = {.rx_size = 64, .tx_size = 2048, .fill_size = 64, .completion_size = 2048}},
         .flows = 16,
         .burst = 32,
     };
@@ -301,8 +307,8 @@ int main(int argc, char **argv)
     struct hn_port port;
     if (hn_port_open(&port, &settings.port) != 0)
         return 1;
-    struct hn_reply_source source = { .address_be = settings.target.s_addr,
-                                      .port_be = htons(settings.target_port) };
+    struct hn_reply_source source = {.address_be = settings.target.s_addr,
+                                     .port_be = htons(settings.target_port)};
     uint32_t zero = 0;
     if (bpf_map_update_elem(hn_port_map(&port, "source"), &zero, &source, BPF_ANY) != 0) {
         perror("loadgen: map");

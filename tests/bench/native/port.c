@@ -28,7 +28,7 @@ static void on_signal(int number)
 
 void hn_stop_on_signals(void)
 {
-    struct sigaction action = { .sa_handler = on_signal }; /* no SA_RESTART */
+    struct sigaction action = {.sa_handler = on_signal}; /* no SA_RESTART */
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
 }
@@ -48,7 +48,7 @@ static int fail(const char *what, const char *name, int error)
 
 static int read_interface(struct hn_port *port, const char *name, uint32_t *mtu)
 {
-    struct ifreq request = { 0 };
+    struct ifreq request = {0};
     if (strlen(name) >= sizeof request.ifr_name)
         return -EINVAL;
     memcpy(request.ifr_name, name, strlen(name));
@@ -76,14 +76,13 @@ static int attach(struct hn_port *port, const struct hn_port_options *options)
     int error = bpf_object__load(port->object);
     if (error)
         return fail("the kernel refused", options->object_path, error);
-    struct bpf_program *program =
-        bpf_object__find_program_by_name(port->object, options->program);
+    struct bpf_program *program = bpf_object__find_program_by_name(port->object, options->program);
     if (!program)
         return fail("no program", options->program, -ENOENT);
     LIBBPF_OPTS(bpf_link_create_opts, link_options,
                 .flags = options->generic ? XDP_FLAGS_SKB_MODE : XDP_FLAGS_DRV_MODE);
-    port->link_fd = bpf_link_create(bpf_program__fd(program), (int)port->ifindex, BPF_XDP,
-                                    &link_options);
+    port->link_fd =
+        bpf_link_create(bpf_program__fd(program), (int)port->ifindex, BPF_XDP, &link_options);
     if (port->link_fd < 0)
         return fail("cannot attach to", options->interface, port->link_fd);
     return 0;

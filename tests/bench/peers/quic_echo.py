@@ -24,7 +24,6 @@ class Echo(QuicConnectionProtocol):
     def quic_event_received(self, event: QuicEvent) -> None:
         if isinstance(event, StreamDataReceived):
             self._quic.send_stream_data(event.stream_id, event.data, event.end_stream)
-            self.transmit()
 
 
 async def run(host: str, port: int, certificate: str, key: str) -> None:

@@ -21,10 +21,12 @@ static inline uint64_t hn_ticks(void)
 
 struct hn_graph *hn_graph_create(void)
 {
-    struct hn_graph *graph = aligned_alloc(HN_CACHE_LINE, sizeof *graph);
+    /* C17 7.22.3.1: a multiple of the alignment. */
+    size_t bytes = (sizeof(struct hn_graph) + HN_CACHE_LINE - 1) / HN_CACHE_LINE * HN_CACHE_LINE;
+    struct hn_graph *graph = aligned_alloc(HN_CACHE_LINE, bytes);
     if (!graph)
         return NULL;
-    memset(graph, 0, sizeof *graph);
+    memset(graph, 0, bytes);
     graph->start_ticks = hn_ticks();
     graph->start_ns = monotonic_ns();
     return graph;
@@ -32,8 +34,7 @@ struct hn_graph *hn_graph_create(void)
 
 void hn_graph_destroy(struct hn_graph *graph) { free(graph); }
 
-int hn_graph_add(struct hn_graph *graph, const char *name, hn_node_process process,
-                 void *context)
+int hn_graph_add(struct hn_graph *graph, const char *name, hn_node_process process, void *context)
 {
     if (graph->node_count == HN_NODES_MAX)
         return -ENOSPC;

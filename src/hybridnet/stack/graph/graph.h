@@ -47,8 +47,7 @@ struct hn_graph *hn_graph_create(void);
 void hn_graph_destroy(struct hn_graph *graph);
 
 /* Adds a node behind all others and returns its index; -ENOSPC.  Borrows name. */
-int hn_graph_add(struct hn_graph *graph, const char *name, hn_node_process process,
-                 void *context);
+int hn_graph_add(struct hn_graph *graph, const char *name, hn_node_process process, void *context);
 
 /* Processes the packets of one node now. */
 void hn_graph_run_node(struct hn_graph *graph, uint32_t index);

@@ -3,7 +3,7 @@
    Source: RFC 6724 5; RFC 1122 3.3.4.3. */
 #include "stack/ip/fib_internal.h"
 
-enum { SCOPE_UNIVERSE = 0, SCOPE_LINK = 253, SCOPE_HOST = 254 }; /* RT_SCOPE_* */
+enum { SCOPE_UNIVERSE = 0, SCOPE_LINK = 253, SCOPE_HOST = 254 };         /* RT_SCOPE_* */
 enum { FLAG_SECONDARY = 1, FLAG_TEMPORARY = 1, FLAG_DEPRECATED = 0x20 }; /* IFA_F_* */
 
 static uint32_t address_hash(uint8_t family, const uint8_t *ip)
@@ -131,10 +131,10 @@ static uint32_t rank_ipv6(const struct hn_local_address *address, uint32_t ifind
     if (!here && (wanted == IPV6_LINK || wanted == IPV6_INTERFACE || scope == IPV6_LINK ||
                   address->scope == SCOPE_HOST))
         return 0;
-    uint32_t rank = memcmp(address->ip, destination, 16) == 0;           /* rule 1 */
+    uint32_t rank = memcmp(address->ip, destination, 16) == 0;            /* rule 1 */
     rank = rank << 5 | (scope >= wanted ? 31 - (scope - wanted) : scope); /* rule 2 */
-    rank = rank << 1 | !(address->flags & FLAG_DEPRECATED);              /* rule 3 */
-    rank = rank << 1 | here;                                             /* rule 5 */
+    rank = rank << 1 | !(address->flags & FLAG_DEPRECATED);               /* rule 3 */
+    rank = rank << 1 | here;                                              /* rule 5 */
     rank = rank << 1 | !(address->flags & FLAG_TEMPORARY); /* rule 7, Linux's default */
     unsigned bits = common_bits(HN_FAMILY_IPV6, address->ip, destination);
     if (bits > address->prefix_bits)

@@ -69,11 +69,11 @@ static bool add_neighbor(struct hn_neighbor *entry, void *context)
 {
     char ip[INET6_ADDRSTRLEN];
     const uint8_t *mac = entry->mac;
-    add(context, "dev %u %s mac %02x:%02x:%02x:%02x:%02x:%02x state %u resolved %u used %u "
-                 "wanted %u pending %u\n",
-        entry->ifindex, name(entry->family, entry->ip, ip), mac[0], mac[1], mac[2], mac[3],
-        mac[4], mac[5], entry->state, entry->resolved, entry->used, entry->wanted,
-        entry->pending_count);
+    add(context,
+        "dev %u %s mac %02x:%02x:%02x:%02x:%02x:%02x state %u resolved %u used %u "
+        "wanted %u pending %u\n",
+        entry->ifindex, name(entry->family, entry->ip, ip), mac[0], mac[1], mac[2], mac[3], mac[4],
+        mac[5], entry->state, entry->resolved, entry->used, entry->wanted, entry->pending_count);
     return true;
 }
 

@@ -127,8 +127,7 @@ static bool entry_usable(const struct hn_fib_entry *entry, uint32_t flow_hash,
 }
 
 static const struct hn_fib_entry *table_lookup(const struct hn_fib_table *table,
-                                               struct hn_fib_prefix destination,
-                                               uint32_t flow_hash,
+                                               struct hn_fib_prefix destination, uint32_t flow_hash,
                                                const struct hn_nexthop **nexthop)
 {
     for (unsigned word = table->bits / 64 + 1; word-- > 0;) {
@@ -137,8 +136,8 @@ static const struct hn_fib_entry *table_lookup(const struct hn_fib_table *table,
             unsigned bit = 63u - (unsigned)__builtin_clzll(present);
             present ^= UINT64_C(1) << bit;
             unsigned bits = word * 64 + bit;
-            const struct hn_fib_slot *slot = hn_fib_level_find(
-                &table->levels[bits], hn_fib_prefix_mask(destination, bits));
+            const struct hn_fib_slot *slot =
+                hn_fib_level_find(&table->levels[bits], hn_fib_prefix_mask(destination, bits));
             if (!slot)
                 continue;
             for (const struct hn_fib_entry *e = slot->first; e; e = e->next)

@@ -25,7 +25,7 @@ struct hn_route_key {
 struct hn_route {
     struct hn_route_key key;
     uint32_t metric;
-    uint32_t mtu;     /* RTAX_MTU, 0: the interface's */
+    uint32_t mtu;        /* RTAX_MTU, 0: the interface's */
     uint32_t nexthop_id; /* kernel nexthop object, 0: none */
     uint8_t prefsrc[16];
     bool has_prefsrc;
@@ -33,15 +33,15 @@ struct hn_route {
     uint8_t protocol; /* RTPROT_* */
     uint8_t scope;
     uint8_t tos;
-    uint16_t nexthop_count; /* 0 for blackhole and its like */
+    uint16_t nexthop_count;            /* 0 for blackhole and its like */
     const struct hn_nexthop *nexthops; /* borrowed on insert, owned by the table on lookup */
 };
 
 enum hn_fib_insert_mode {
-    HN_FIB_REFRESH = 0, /* dump: the same route seen again gets the new epoch, else added */
-    HN_FIB_REPLACE = 1, /* NLM_F_REPLACE: the entry of the same key, tos and metric goes */
-    HN_FIB_APPEND = 2,  /* a notification: behind those of the same key, tos and metric */
-    HN_FIB_PREPEND = 3, /* in front of them */
+    HN_FIB_REFRESH = 0,  /* dump: the same route seen again gets the new epoch, else added */
+    HN_FIB_REPLACE = 1,  /* NLM_F_REPLACE: the entry of the same key, tos and metric goes */
+    HN_FIB_APPEND = 2,   /* a notification: behind those of the same key, tos and metric */
+    HN_FIB_PREPEND = 3,  /* in front of them */
     HN_FIB_EXCLUSIVE = 4 /* NLM_F_EXCL: the only one of its key, tos and metric; others go */
 };
 

@@ -144,11 +144,9 @@ static struct hn_fib_entry **behind_peers(struct hn_fib_entry **at, const struct
     return at;
 }
 
-static struct hn_fib_entry **find_identical(struct hn_fib_entry **at,
-                                            const struct hn_route *route)
+static struct hn_fib_entry **find_identical(struct hn_fib_entry **at, const struct hn_route *route)
 {
-    for (at = first_peer(at, route); *at && (*at)->route.metric == route->metric;
-         at = &(*at)->next)
+    for (at = first_peer(at, route); *at && (*at)->route.metric == route->metric; at = &(*at)->next)
         if (peers(*at, route) && identical(&(*at)->route, route))
             return at;
     return NULL;
@@ -189,8 +187,7 @@ static bool refresh(struct hn_fib *fib, struct hn_fib_slot *slot, const struct h
 
 /* Which of the peers the kernel replaced: the same nexthop object, else the first one of the same
    kind (IPv6 tells grouped routes from others), else the first. */
-static struct hn_fib_entry **replaced_peer(struct hn_fib_entry **head,
-                                           const struct hn_route *route)
+static struct hn_fib_entry **replaced_peer(struct hn_fib_entry **head, const struct hn_route *route)
 {
     struct hn_fib_entry **first = NULL, **alike = NULL;
     for (struct hn_fib_entry **at = first_peer(head, route);
@@ -201,16 +198,16 @@ static struct hn_fib_entry **replaced_peer(struct hn_fib_entry **head,
             return at;
         if (!first)
             first = at;
-        if (!alike && (route->key.family == HN_FAMILY_IPV4 ||
-                       groups(&(*at)->route) == groups(route)))
+        if (!alike &&
+            (route->key.family == HN_FAMILY_IPV4 || groups(&(*at)->route) == groups(route)))
             alike = at;
     }
     return alike ? alike : first;
 }
 
 /* Drops the peers for which `obsolete` says so, but never `keep`. */
-static void drop_peers(struct hn_fib *fib, struct hn_fib_entry **head,
-                       const struct hn_route *route, const struct hn_fib_entry *keep,
+static void drop_peers(struct hn_fib *fib, struct hn_fib_entry **head, const struct hn_route *route,
+                       const struct hn_fib_entry *keep,
                        bool (*obsolete)(const struct hn_route *old, const struct hn_route *new))
 {
     struct hn_fib_entry **at = first_peer(head, route);
@@ -237,13 +234,13 @@ static bool both_grouped(const struct hn_route *old, const struct hn_route *new)
 /* A group that grew: what it was before is part of it. */
 static bool part_of(const struct hn_route *old, const struct hn_route *new)
 {
-    return old->type == new->type && old->nexthop_id == new->nexthop_id &&
-           old->nexthop_count > 0 && hops_within(old, new);
+    return old->type == new->type && old->nexthop_id == new->nexthop_id && old->nexthop_count > 0 &&
+           hops_within(old, new);
 }
 
 static struct hn_fib_entry **place_for(struct hn_fib *fib, struct hn_fib_entry **head,
-                                       const struct hn_route *route,
-                                       enum hn_fib_insert_mode mode, uint32_t epoch)
+                                       const struct hn_route *route, enum hn_fib_insert_mode mode,
+                                       uint32_t epoch)
 {
     bool ipv6 = route->key.family == HN_FAMILY_IPV6;
     switch (mode) {
@@ -347,8 +344,7 @@ static bool hop_named(const struct hn_nexthop *hop, const void *route)
     return hop_among(hop, route);
 }
 
-static int remove_from(struct hn_fib *fib, struct hn_fib_entry **head,
-                       const struct hn_route *route)
+static int remove_from(struct hn_fib *fib, struct hn_fib_entry **head, const struct hn_route *route)
 {
     struct hn_fib_entry **first = first_peer(head, route);
     for (struct hn_fib_entry **at = first; *at && (*at)->route.metric == route->metric;

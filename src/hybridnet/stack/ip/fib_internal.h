@@ -78,15 +78,9 @@ static inline bool hn_family_valid(uint8_t family)
     return family == HN_FAMILY_IPV4 || family == HN_FAMILY_IPV6;
 }
 
-static inline unsigned hn_family_index(uint8_t family)
-{
-    return family == HN_FAMILY_IPV6;
-}
+static inline unsigned hn_family_index(uint8_t family) { return family == HN_FAMILY_IPV6; }
 
-static inline uint8_t hn_family_bits(uint8_t family)
-{
-    return family == HN_FAMILY_IPV6 ? 128 : 32;
-}
+static inline uint8_t hn_family_bits(uint8_t family) { return family == HN_FAMILY_IPV6 ? 128 : 32; }
 
 static inline struct hn_fib_prefix hn_fib_prefix_load(uint8_t family, const uint8_t *ip)
 {
@@ -171,14 +165,12 @@ void hn_fib_rules_free(struct hn_fib *fib);
 /* A table came into being: rules that name it point at it from now on. */
 void hn_fib_rules_resolve(struct hn_fib *fib, const struct hn_fib_table *table);
 
-static inline bool hn_fib_rule_matches(const struct hn_fib_rule *rule,
-                                       struct hn_fib_prefix source,
+static inline bool hn_fib_rule_matches(const struct hn_fib_rule *rule, struct hn_fib_prefix source,
                                        struct hn_fib_prefix destination)
 {
     if (hn_likely((rule->rule.source_bits | rule->rule.destination_bits) == 0))
         return true;
-    return hn_fib_prefix_equal(hn_fib_prefix_mask(source, rule->rule.source_bits),
-                               rule->source) &&
+    return hn_fib_prefix_equal(hn_fib_prefix_mask(source, rule->rule.source_bits), rule->source) &&
            hn_fib_prefix_equal(hn_fib_prefix_mask(destination, rule->rule.destination_bits),
                                rule->destination);
 }

@@ -118,8 +118,7 @@ static void level_close_gap(struct hn_fib_level *level, uint32_t gap)
     }
 }
 
-void hn_fib_table_release(struct hn_fib_table *table, uint8_t prefix_bits,
-                          struct hn_fib_slot *slot)
+void hn_fib_table_release(struct hn_fib_table *table, uint8_t prefix_bits, struct hn_fib_slot *slot)
 {
     struct hn_fib_level *level = &table->levels[prefix_bits];
     hn_assert(!slot->first);

@@ -27,7 +27,7 @@ enum hn_nexthop_flags {
 struct hn_nexthop {
     uint8_t gateway[16];
     uint32_t ifindex;
-    uint16_t weight; /* 1..256, relative */
+    uint16_t weight;        /* 1..256, relative */
     uint8_t gateway_family; /* 0: the destination is on the link; may differ from the route's */
     uint8_t flags;
 };
@@ -90,8 +90,7 @@ size_t hn_fib_purge_nexthop(struct hn_fib *fib, uint32_t id);
 bool hn_fib_nexthop_used(const struct hn_fib *fib, uint32_t id);
 
 /* Replaces the policy rules of a family; copies, sorts by priority.  -ENOMEM, -EINVAL. */
-int hn_fib_set_rules(struct hn_fib *fib, uint8_t family, const struct hn_rule *rules,
-                     size_t count);
+int hn_fib_set_rules(struct hn_fib *fib, uint8_t family, const struct hn_rule *rules, size_t count);
 /* Replaces the list of the machine's addresses (all interfaces).  -ENOMEM. */
 int hn_fib_set_addresses(struct hn_fib *fib, const struct hn_local_address *list, size_t count);
 

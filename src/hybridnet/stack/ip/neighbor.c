@@ -74,7 +74,6 @@ void hn_neighbors_destroy(struct hn_neighbors *table)
 
 uint64_t hn_neighbors_generation(const struct hn_neighbors *table) { return table->generation; }
 size_t hn_neighbors_count(const struct hn_neighbors *table) { return table->count; }
-bool hn_neighbors_are_full(const struct hn_neighbors *table) { return !table->free_list; }
 uint64_t hn_neighbors_refused(const struct hn_neighbors *table) { return table->refused; }
 
 struct hn_neighbor *hn_neighbor_find(const struct hn_neighbors *table, uint32_t ifindex,
@@ -202,8 +201,8 @@ static void entry_update(struct hn_neighbors *table, struct hn_neighbor *entry, 
         table->generation++;
 }
 
-int hn_neighbor_set(struct hn_neighbors *table, uint32_t ifindex, uint8_t family,
-                    const uint8_t *ip, uint8_t state, const uint8_t *mac, uint32_t epoch)
+int hn_neighbor_set(struct hn_neighbors *table, uint32_t ifindex, uint8_t family, const uint8_t *ip,
+                    uint8_t state, const uint8_t *mac, uint32_t epoch)
 {
     const uint8_t usable = HN_NUD_REACHABLE | HN_NUD_STALE | HN_NUD_DELAY | HN_NUD_PROBE |
                            HN_NUD_NOARP | HN_NUD_PERMANENT;

@@ -35,7 +35,7 @@ struct hn_neighbor {
     bool resolved; /* mac is valid: REACHABLE, STALE, DELAY, PROBE, NOARP, PERMANENT */
     bool used;     /* a packet went to it since the flag was cleared (keep-alive) */
     uint8_t mac[6];
-    bool wanted;   /* in the list of those to be resolved by the kernel */
+    bool wanted; /* in the list of those to be resolved by the kernel */
     uint8_t reserved;
     uint32_t pending_count;
     uint32_t pending_head; /* frame indices; packets chain through queue_next */
@@ -47,15 +47,13 @@ struct hn_neighbor {
 
 struct hn_neighbor *hn_neighbor_find(const struct hn_neighbors *table, uint32_t ifindex,
                                      uint8_t family, const uint8_t *ip);
-/* True when one more neighbour would need the room of another one. */
-bool hn_neighbors_are_full(const struct hn_neighbors *table);
 /* Applies what the kernel said.  mac is borrowed; NULL or all zero: none, which is never resolved.
    Raises the generation when mac or `resolved` changed, and when packets wait in vain (FAILED).
    An address that is neither known nor resolved is not added.  An entry that was used since it
    last went STALE, and goes STALE again, is wanted: the kernel then probes it (keep-alive).
    -ENOSPC  the table is full */
-int hn_neighbor_set(struct hn_neighbors *table, uint32_t ifindex, uint8_t family,
-                    const uint8_t *ip, uint8_t state, const uint8_t *mac, uint32_t epoch);
+int hn_neighbor_set(struct hn_neighbors *table, uint32_t ifindex, uint8_t family, const uint8_t *ip,
+                    uint8_t state, const uint8_t *mac, uint32_t epoch);
 /* The kernel forgot it: removed.  While packets wait it stays, unresolved and wanted again. */
 void hn_neighbor_remove(struct hn_neighbors *table, uint32_t ifindex, uint8_t family,
                         const uint8_t *ip);

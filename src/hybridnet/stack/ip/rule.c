@@ -26,8 +26,8 @@ static void rules_sort(struct hn_fib_rule *list, size_t count)
 static void rule_fill(const struct hn_fib *fib, struct hn_fib_rule *to, const struct hn_rule *from)
 {
     to->rule = *from;
-    to->source = hn_fib_prefix_mask(hn_fib_prefix_load(from->family, from->source),
-                                    from->source_bits);
+    to->source =
+        hn_fib_prefix_mask(hn_fib_prefix_load(from->family, from->source), from->source_bits);
     to->destination = hn_fib_prefix_mask(hn_fib_prefix_load(from->family, from->destination),
                                          from->destination_bits);
     to->table = hn_fib_table_find(fib, from->family, from->table);
@@ -49,8 +49,7 @@ static bool rules_equal(const struct hn_fib_rules *a, const struct hn_fib_rule *
     return true;
 }
 
-int hn_fib_set_rules(struct hn_fib *fib, uint8_t family, const struct hn_rule *rules,
-                     size_t count)
+int hn_fib_set_rules(struct hn_fib *fib, uint8_t family, const struct hn_rule *rules, size_t count)
 {
     if (!hn_family_valid(family) || count > UINT16_MAX)
         return -EINVAL;

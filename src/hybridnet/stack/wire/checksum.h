@@ -69,8 +69,7 @@ static inline uint64_t hn_checksum_add_odd(uint64_t sum, const uint8_t *data, si
 
 /* The pseudo-header of UDP and TCP over IPv4 (RFC 768) and IPv6 (RFC 8200 8.1). */
 static inline uint64_t hn_checksum_pseudo(const uint8_t *source, const uint8_t *destination,
-                                          uint32_t address_bytes, uint8_t protocol,
-                                          uint32_t length)
+                                          uint32_t address_bytes, uint8_t protocol, uint32_t length)
 {
     uint64_t sum = hn_checksum_add(0, source, address_bytes);
     sum = hn_checksum_add(sum, destination, address_bytes);

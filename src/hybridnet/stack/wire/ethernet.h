@@ -15,8 +15,7 @@
 
 /* Finds the EtherType behind at most two tags.  Returns the offset of the payload, 0: truncated
    or too many tags.  Linear bytes only. */
-static inline uint32_t hn_ethernet_parse(const uint8_t *data, uint32_t length,
-                                         uint16_t *ethertype)
+static inline uint32_t hn_ethernet_parse(const uint8_t *data, uint32_t length, uint16_t *ethertype)
 {
     if (length < HN_ETHERNET_BYTES)
         return 0;

@@ -55,9 +55,8 @@ static inline enum hn_ipv4_fault hn_ipv4_parse(const uint8_t *header, uint32_t l
 
 /* Writes a 20-byte header, checksum included.  An atomic datagram (DF) may carry any
    identification (RFC 6864 4.1); zero as Linux does. */
-static inline void hn_ipv4_emit(uint8_t *header, const uint8_t *source,
-                                const uint8_t *destination, uint8_t protocol, uint8_t tos,
-                                uint8_t ttl, uint16_t total_bytes)
+static inline void hn_ipv4_emit(uint8_t *header, const uint8_t *source, const uint8_t *destination,
+                                uint8_t protocol, uint8_t tos, uint8_t ttl, uint16_t total_bytes)
 {
     header[0] = 0x45;
     header[1] = tos;

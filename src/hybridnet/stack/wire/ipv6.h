@@ -25,6 +25,25 @@ struct hn_ipv6 {
     uint8_t protocol;
 };
 
+/* True when every option of a hop-by-hop or destination options header lies in it and is known,
+   or may be skipped by who does not know it (the type's upper two bits, RFC 8200 4.2). */
+static inline bool hn_ipv6_options_pass(const uint8_t *header, uint32_t bytes)
+{
+    for (uint32_t at = 2; at < bytes;) {
+        uint8_t type = header[at];
+        if (type == 0) { /* Pad1: has no length */
+            at++;
+            continue;
+        }
+        if (type >> 6 != 0 || at + 2 > bytes)
+            return false;
+        at += 2u + header[at + 1];
+        if (at > bytes)
+            return false;
+    }
+    return true;
+}
+
 static inline enum hn_ipv6_fault hn_ipv6_parse(const uint8_t *header, uint32_t linear,
                                                uint32_t length, struct hn_ipv6 *out)
 {
@@ -47,13 +66,17 @@ static inline enum hn_ipv6_fault hn_ipv6_parse(const uint8_t *header, uint32_t l
             break;
         if (i == HN_IPV6_EXTENSIONS_MAX || offset + 8 > linear)
             return HN_IPV6_BAD_EXTENSION;
+        /* Hop-by-hop options anywhere but in front are an unknown header (RFC 8200 4). */
+        if (next == 0 && i > 0)
+            return HN_IPV6_BAD_EXTENSION;
+        uint32_t bytes = (header[offset + 1] + 1u) * 8u;
+        if (bytes > linear - offset)
+            return HN_IPV6_BAD_EXTENSION;
         /* Segments left: this host would have to forward (RFC 5095 forbids type 0). */
-        if (routing && header[offset + 3] != 0)
+        if (routing ? header[offset + 3] != 0 : !hn_ipv6_options_pass(header + offset, bytes))
             return HN_IPV6_BAD_EXTENSION;
         next = header[offset];
-        offset += (header[offset + 1] + 1u) * 8u;
-        if (offset > linear)
-            return HN_IPV6_BAD_EXTENSION;
+        offset += bytes;
     }
     out->source = header + 8;
     out->destination = header + 24;
@@ -63,9 +86,9 @@ static inline enum hn_ipv6_fault hn_ipv6_parse(const uint8_t *header, uint32_t l
     return HN_IPV6_OK;
 }
 
-static inline void hn_ipv6_emit(uint8_t *header, const uint8_t *source,
-                                const uint8_t *destination, uint8_t protocol,
-                                uint8_t traffic_class, uint8_t hop_limit, uint16_t payload_bytes)
+static inline void hn_ipv6_emit(uint8_t *header, const uint8_t *source, const uint8_t *destination,
+                                uint8_t protocol, uint8_t traffic_class, uint8_t hop_limit,
+                                uint16_t payload_bytes)
 {
     header[0] = (uint8_t)(0x60 | traffic_class >> 4);
     header[1] = (uint8_t)(traffic_class << 4);

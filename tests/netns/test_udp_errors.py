@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import hybridnet
 from support.netns import python_environment
 from support.peers import (
     CLIENT4,
@@ -22,8 +24,6 @@ from support.peers import (
     eventually,
     run,
 )
-
-import hybridnet
 
 NOBODY4 = (CLIENT4, 9)
 NOBODY6 = (CLIENT6, 9)
@@ -321,8 +321,16 @@ def unprivileged(mode: str, *without: str) -> dict[str, object]:
     """Run a stack on vb in a child that lacks some capabilities, all of them by default."""
     sets = ",".join(f"-{name}" for name in without) if without else "-all"
     done = subprocess.run(
-        ["setpriv", f"--bounding-set={sets}", f"--inh-caps={sets}"]
-        + ["--no-new-privs", sys.executable, "-c", UNPRIVILEGED, mode],
+        [
+            "setpriv",
+            f"--bounding-set={sets}",
+            f"--inh-caps={sets}",
+            "--no-new-privs",
+            sys.executable,
+            "-c",
+            UNPRIVILEGED,
+            mode,
+        ],
         capture_output=True,
         text=True,
         check=False,
