@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import socket
 import time
 
 import pytest
-from support.netns import start_python
-from support.peers import CLIENT4, SERVER4, Net, Recorder, eventually
 
 import hybridnet
+from support.netns import start_python
+from support.peers import CLIENT4, SERVER4, Net, Recorder, eventually
 
 FLOOD = """
 import asyncio, json, sys
@@ -162,10 +163,8 @@ async def test_cancelled_opening_leaves_nothing(net: Net, fast_mode: str) -> Non
         for _ in range(turns):
             await asyncio.sleep(0)
         opening.cancel()
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await (await opening).aclose()
-        except asyncio.CancelledError:
-            pass
         assert net.xdp() is None
     async with net.stack(mode=fast_mode) as stack:
         assert stack.mode == fast_mode

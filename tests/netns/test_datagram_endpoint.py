@@ -13,14 +13,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from support.peers import CLIENT4, CLIENT6, SERVER4, SERVER6, Net, Recorder, eventually
 
 import hybridnet
+from support.peers import CLIENT4, CLIENT6, SERVER4, SERVER6, Net, Recorder, run
 
 Open = Callable[..., Awaitable[tuple[Any, Any]]]
 NOBODY = (CLIENT4, 9)
 
 pytestmark = pytest.mark.both_loops
+
+
+def slow_down(net: Net) -> None:
+    """Let vb send 10 MB a second and queue the rest."""
+    assert net.b.interface == "vb"
+    shape = ("root", "tbf", "rate", "80mbit", "burst", "4kb", "limit", "10mb")
+    run("tc", "qdisc", "add", "dev", "vb", *shape)
 
 
 async def on_both(net: Net, mode: str, script: Callable[[Open], Awaitable[Any]]) -> Any:
@@ -300,9 +307,7 @@ async def test_ipv6_endpoint_echoes(net: Net, mode: str) -> None:
 
 
 async def test_writing_is_paused_while_the_wire_is_slow_and_nothing_is_lost(net: Net) -> None:
-    from support.peers import run
-
-    run("tc", *"qdisc add dev vb root tbf rate 80mbit burst 4kb limit 10mb".split())
+    slow_down(net)
     async with net.stack(mode="kernel") as stack:
         transport, protocol = await stack.create_datagram_endpoint(Recorder, SERVER4)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import trustme
-from support.netns import python_environment, read_line, run_python, start_python, wait_until
 
 from hybridnet.cli.namespaces import Lab
+from support.netns import python_environment, read_line, run_python, start_python, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 UDP = str(EXAMPLES / "udp_echo.py")
