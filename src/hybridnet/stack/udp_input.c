@@ -119,6 +119,16 @@ static void input_one(struct hn_stack *stack, struct hn_frame *frame, struct hn_
     hn_udp_enqueue(*last_udp, frame);
 }
 
+/* The checksum is the first to touch a payload, which another core has written: fetched ahead,
+   the lines of a large one come side by side instead of one after the other. */
+#define PREFETCH_AHEAD 2u
+
+static void prefetch_payload(const struct hn_frame *frame)
+{
+    for (uint32_t at = frame->l4_offset; at < frame->length; at += HN_CACHE_LINE)
+        __builtin_prefetch(frame->data + at);
+}
+
 void hn_udp_input(struct hn_graph *graph, struct hn_node *node, struct hn_frame **frames,
                   uint32_t count)
 {
@@ -128,6 +138,9 @@ void hn_udp_input(struct hn_graph *graph, struct hn_node *node, struct hn_frame 
     struct hn_address last = {.family = 0};
     struct hn_udp *last_udp = NULL;
     (void)graph;
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
+        if (i + PREFETCH_AHEAD < count)
+            prefetch_payload(frames[i + PREFETCH_AHEAD]);
         input_one(stack, frames[i], &last, &last_udp);
+    }
 }
