@@ -231,3 +231,60 @@ async def test_interface_renamed_while_running(net: Net, fast_mode: str) -> None
             names = [d["name"] for d in stack.snapshot()["devices"]]
             assert names == ["renamed"]
         net.ip(net.b, "link set renamed name vb")
+
+
+async def test_link_that_is_down_at_the_start_comes_up(net: Net, fast_mode: str) -> None:
+    net.ip(net.b, "link set vb down")
+    async with net.stack(mode=fast_mode) as stack:
+        async with echo(await stack.open_udp(SERVER4)):
+            net.ip(net.b, "link set vb up")
+            await asyncio.sleep(0.05)
+            assert await net.peer().ask(b"up", SERVER4) == b"up"
+
+
+async def test_mtu_grows_beyond_the_frames_while_running(net: Net, fast_mode: str) -> None:
+    async with net.stack(mode=fast_mode) as stack:
+        async with echo(await stack.open_udp(SERVER4)):
+            for host in net.lab.hosts:
+                net.ip(host, f"link set {host.interface} mtu 9000")
+            await asyncio.sleep(0.05)
+            for size in (100, 1900, 4000, 8972):
+                assert await net.peer().ask(b"x" * size, SERVER4) == b"x" * size
+
+
+async def test_rules_choose_the_table(net: Net, fast_mode: str) -> None:
+    other = net.add_host("oa", net.b, "ob")
+    net.ip(net.b, "address add 10.88.0.2/24 dev ob")
+    net.ip(other, "address add 10.88.0.1/24 dev oa")
+    target = ("10.99.0.1", 7777)
+    for host in (net.a, other):
+        net.ip(host, "address add 10.99.0.1/32 dev lo")
+    near, far = net.peer(net.a, target), net.peer(other, target)
+    net.ip(net.b, "route add 10.99.0.0/24 via 10.77.0.1")
+    net.ip(net.b, "route add 10.99.0.0/24 via 10.88.0.1 table 100")
+    async with net.stack("vb", "ob", mode=fast_mode) as stack:
+        channel = await stack.open_udp(SERVER4)
+        await arrives(channel, near, target)
+        net.ip(net.b, "rule add from 10.77.0.2 to 10.99.0.0/24 lookup 100")
+        await asyncio.sleep(0.05)
+        await arrives(channel, far, target)
+        assert await near.hears_nothing()
+        net.ip(net.b, "rule del from 10.77.0.2 to 10.99.0.0/24 lookup 100")
+        await asyncio.sleep(0.05)
+        await arrives(channel, near, target)
+
+
+async def test_lease_outlives_the_interface(net: Net, fast_mode: str) -> None:
+    other = net.add_host("oa", net.b, "ob")
+    net.ip(net.b, "address add 10.88.0.2/24 dev ob")
+    net.ip(other, "address add 10.88.0.1/24 dev oa")
+    async with net.stack("ob", mode=fast_mode) as stack:
+        channel = await stack.open_udp(("10.88.0.2", 9000))
+        net.peer(other).send(b"kept", ("10.88.0.2", 9000))
+        batch = await channel.recv_batch(lease=True)
+        net.ip(net.b, "link del ob")
+        await eventually(lambda: stack.mode == "kernel", "the loss of the interface")
+        assert bytes(batch.payload(0)) == b"kept"
+        with pytest.raises(hybridnet.NetworkUnreachable):
+            channel.send_batch(batch)
+        batch.release()

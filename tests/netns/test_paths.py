@@ -280,3 +280,59 @@ async def test_broadcast_is_heard_on_the_wildcard_channel(net: Net, mode: str) -
             with contextlib.suppress(OSError):
                 peer.send(address.encode(), (address, 9000))
                 assert await channel.recvfrom() == (address.encode(), peer.address)
+
+
+async def test_tunnel_through_the_interface_is_served_by_the_kernel_path(
+    net: Net, mode: str
+) -> None:
+    for host, device, inner, far in (
+        (net.a, "va", "10.55.0.1", SERVER4[0]),
+        (net.b, "vb", "10.55.0.2", CLIENT4),
+    ):
+        net.ip(host, f"link add tunnel type vxlan id 5 dev {device} remote {far} dstport 4789")
+        net.ip(host, f"address add {inner}/24 dev tunnel")
+        net.ip(host, "link set tunnel up")
+    async with (
+        net.stack(mode=mode) as stack,
+        echo(await stack.open_udp(("0.0.0.0", 9000))) as channel,
+    ):
+        for _ in range(2):
+            assert await net.peer().ask(b"inside", ("10.55.0.2", 9000)) == b"inside"
+            assert await net.peer().ask(b"beside", SERVER4) == b"beside"
+        assert channel.statistics().tx_kernel_datagrams >= 2
+
+
+async def test_interface_that_is_a_bridges_port_is_served(net: Net, mode: str) -> None:
+    net.ip(net.b, "link add bridge type bridge")
+    net.ip(net.b, "address flush dev vb scope global")
+    net.ip(net.b, "link set vb master bridge")
+    net.ip(net.b, "address add 10.77.0.2/24 dev bridge")
+    net.ip(net.b, "link set bridge up")
+    async with net.stack(mode=mode) as stack, echo(await stack.open_udp(("0.0.0.0", 9000))):
+        for _ in range(3):
+            assert await net.peer().ask(b"over the bridge", SERVER4) == b"over the bridge"
+
+
+@pytest.mark.both_loops
+async def test_busy_polling_serves_and_then_rests(net: Net, fast_mode: str) -> None:
+    options = {"busy_poll": hybridnet.BusyPoll(spin_us=20, linger_us=2000)}
+    async with net.stack(mode=fast_mode, **options) as stack:
+        async with echo(await stack.open_udp(SERVER4)):
+            for lap in range(3):
+                for _ in range(20):
+                    assert await net.peer().ask(b"quick", SERVER4) == b"quick"
+                await asyncio.sleep(0.02 * lap)  # longer than it lingers
+            assert await net.peer().ask(b"x" * 4000, SERVER4) == b"x" * 4000
+
+
+async def test_more_peers_than_the_neighbor_table_holds(net: Net, fast_mode: str) -> None:
+    count = 200
+    net.batch(net.a, "".join(f"address add 10.77.1.{n}/16 dev va\n" for n in range(1, count + 1)))
+    net.ip(net.b, "route add 10.77.1.0/24 dev vb")
+    async with net.stack(mode=fast_mode, neighbors=64, flows=64) as stack:
+        async with echo(await stack.open_udp(SERVER4)):
+            for _ in range(2):
+                for n in range(1, count + 1):
+                    peer = net.peer(local=(f"10.77.1.{n}", 0))
+                    assert await peer.ask(b"%d" % n, SERVER4) == b"%d" % n
+                    peer.close()

@@ -224,7 +224,7 @@ class Net:
         return interface in {name for _, name in socket.if_nameindex()}
 
     def _descriptors(self) -> Counter[str]:
-        """Return what this process has open, without the peers, by kind or file."""
+        """Return what this process has open, by kind; without peers and pipes to children."""
         peers = {peer.socket.fileno() for peer in self.peers}
         found: Counter[str] = Counter()
         for name in os.listdir("/proc/self/fd"):
@@ -232,6 +232,7 @@ class Net:
                 if int(name) not in peers:
                     target = os.readlink(f"/proc/self/fd/{name}")
                     found[target.partition(":[")[0]] += 1
+        del found["pipe"]
         return found
 
     def close(self) -> None:
@@ -266,7 +267,6 @@ class Recorder(asyncio.DatagramProtocol):
         self._changed.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.BaseTransport)
         self.transport = transport  # type: ignore[assignment]
         self._note("connection_made")
 

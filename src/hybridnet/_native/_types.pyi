@@ -32,6 +32,7 @@ class Lease:
 class Port:
     waiting: bool
     pending: int
+    unsent: int
     on_datagram: Callable[[bytes, Address], object] | None
     on_readable: Callable[[], object] | None
     kernel_only: bool

@@ -310,6 +310,15 @@ static PyObject *get_pending(PyObject *self, void *closure)
     return PyLong_FromUnsignedLong(port->udp ? port->udp->queue_count : 0);
 }
 
+static PyObject *get_unsent(PyObject *self, void *closure)
+{
+    const HnPort *port = (HnPort *)self;
+    (void)closure;
+    bool open = port->udp && port->engine->kernel;
+    return PyLong_FromUnsignedLong(open ? hn_kernel_queued_count(port->engine->kernel, port->udp)
+                                        : 0);
+}
+
 static int set_callback(PyObject **slot, PyObject *value)
 {
     PyObject *callback = value == Py_None ? NULL : Py_XNewRef(value);
@@ -345,6 +354,7 @@ static int set_kernel_only(PyObject *self, PyObject *value, void *closure)
 static PyGetSetDef port_getset[] = {
     {"waiting", get_waiting, set_waiting, "Call on_readable once when something waits.", NULL},
     {"pending", get_pending, NULL, "Datagrams waiting to be received.", NULL},
+    {"unsent", get_unsent, NULL, "Datagrams that wait for room in the kernel socket.", NULL},
     {"on_datagram", NULL, set_on_datagram, "The protocol's datagram_received.", NULL},
     {"on_readable", NULL, set_on_readable, "See waiting.", NULL},
     {"kernel_only", NULL, set_kernel_only, "Send everything by the kernel path.", NULL},

@@ -115,8 +115,17 @@ class DatagramTransport(asyncio.DatagramTransport):
             return
         self._closing = True
         self._endpoint.port.on_datagram = None
+        self._loop.call_soon(self._end_when_sent)
+
+    def _end_when_sent(self) -> None:
+        if self._lost or self._endpoint.is_closed:
+            return
         if not self._buffer:
-            self._end(None)
+            self._stack.driver.engine.flush()
+            if self._endpoint.port.unsent == 0:
+                self._end(None)
+                return
+        self._stack.driver.call_when_writable(self._endpoint)
 
     def abort(self) -> None:
         """Close without sending what is buffered."""
@@ -235,8 +244,8 @@ class DatagramTransport(asyncio.DatagramTransport):
             else:
                 self.__dict__["sendto"] = self._endpoint.port.send
             self._maybe_resume()
-        if self._closing and not self._buffer:
-            self._end(None)
+        if self._closing:
+            self._end_when_sent()
 
     def on_send_failed(self, number: int, addr: Address | None) -> None:
         if not self._closing:

@@ -354,6 +354,14 @@ int hn_kernel_next_full(struct hn_kernel_io *io)
 
 bool hn_kernel_has_queued(const struct hn_kernel_io *io) { return io->queue_count > 0; }
 
+uint32_t hn_kernel_queued_count(const struct hn_kernel_io *io, const struct hn_udp *udp)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < io->queue_count; i++)
+        count += io->queue[i].udp == udp;
+    return count;
+}
+
 void hn_kernel_forget(struct hn_kernel_io *io, struct hn_udp *udp)
 {
     uint32_t kept = 0;

@@ -35,6 +35,8 @@ void hn_kernel_flush(struct hn_kernel_io *io);
 int hn_kernel_next_full(struct hn_kernel_io *io);
 /* True while datagrams of any socket wait for hn_kernel_flush. */
 bool hn_kernel_has_queued(const struct hn_kernel_io *io);
+/* Returns how many of them are an endpoint's. */
+uint32_t hn_kernel_queued_count(const struct hn_kernel_io *io, const struct hn_udp *udp);
 /* Drops what an endpoint still has queued; before it is closed. */
 void hn_kernel_forget(struct hn_kernel_io *io, struct hn_udp *udp);
 /* Gives the oldest failure; false: none. */
