@@ -118,12 +118,13 @@ class DatagramTransport(asyncio.DatagramTransport):
         self._loop.call_soon(self._end_when_sent)
 
     def _end_when_sent(self) -> None:
-        if self._lost or self._endpoint.is_closed:
+        if self._ending or self._endpoint.is_closed:
             return
         if not self._buffer:
             self._stack.driver.engine.flush()
             if self._endpoint.port.unsent == 0:
-                self._end(None)
+                self._ending = True
+                self._call_connection_lost(None)
                 return
         self._stack.driver.call_when_writable(self._endpoint)
 
