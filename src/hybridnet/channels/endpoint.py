@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hybridnet._native import Port, ffi, lib
-from hybridnet.addresses import Address, Data, resolve, respell, to_native
+from hybridnet.addresses import Address, Data, format_address, resolve, respell, to_native
 from hybridnet.channels.kernel_socket import SocketOptions, drain_errors, open_socket
 from hybridnet.errors import ChannelClosed, HybridnetError, from_errno
 from hybridnet.stack.core import Udp
@@ -261,8 +261,8 @@ class Endpoint:
         s = self.statistics()
         return {
             "protocol": "udp",
-            "local": list(self.local[:2]),
-            "remote": list(self.remote[:2]) if self.remote else None,
+            "local": format_address(self.local),
+            "remote": format_address(self.remote) if self.remote else None,
             "rx_datagrams": s.rx_fast_datagrams + s.rx_kernel_datagrams,
             "tx_datagrams": s.tx_fast_datagrams + s.tx_kernel_datagrams,
             "rx_kernel_datagrams": s.rx_kernel_datagrams,
