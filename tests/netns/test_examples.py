@@ -146,11 +146,13 @@ SENDER = """
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.bind(("10.77.0.1", 0))
-s.setblocking(False)
+s.settimeout(0.01)
 while True:
     try:
-        s.sendto(b"x" * 64, ("10.77.0.2", 9000))
-        s.recv(100)
+        for _ in range(32):
+            s.sendto(b"x" * 64, ("10.77.0.2", 9000))
+        for _ in range(32):
+            s.recv(100)
     except OSError:
         pass
 """
