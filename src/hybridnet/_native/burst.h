@@ -33,6 +33,8 @@ typedef struct {
     PyObject *on_kernel_full; /* called as on_kernel_full(fd) */
     PyObject *on_wanted;      /* called as on_wanted(): neighbours are to be resolved */
     uint32_t leases;          /* frames' memory stays until these are gone */
+    uint32_t budget;          /* packets per turn at the program's pace, see pace() */
+    uint32_t depth;           /* packets that may wait in a receive queue, likewise */
     uint64_t unsent_since;    /* hn_ticks() of the first send that no flush has followed, or 0 */
     uint32_t returned;        /* frames of leases that ended during a walk, to be freed behind it */
     bool walking;             /* the GIL is released and the stack in use */

@@ -193,7 +193,39 @@ static int check_open(const HnEngine *engine)
     return -1;
 }
 
-static PyObject *finish_turn(HnEngine *engine, uint32_t received)
+/* A program slower than its packets gets turns of a millisecond, so that its timers run, and a
+   queue of some milliseconds: a longer one would not lose less, only later, and its peers' round
+   trips would grow with it.  Never less than a kernel socket's default buffer holds, and all of it
+   again as soon as there is no standing queue: bursts are not what this is about. */
+#define TURN_NS UINT64_C(1000000)
+#define QUEUE_NS UINT64_C(3000000)
+#define BUDGET_MIN 16u
+#define DEPTH_MIN 96u
+
+static uint32_t clamp(uint64_t value, uint32_t least)
+{
+    return value < least ? least : value > 65536 ? 65536 : (uint32_t)value;
+}
+
+static void pace(HnEngine *engine, uint32_t received, uint64_t ticks)
+{
+    uint32_t budget = engine->budget;
+    uint32_t depth = engine->depth;
+    if (received >= BUDGET_MIN) {
+        uint64_t each_ns = hn_graph_ticks_to_ns(engine->stack->graph, ticks) / received + 1;
+        budget = clamp(TURN_NS / each_ns, BUDGET_MIN);
+        depth = clamp(QUEUE_NS / each_ns, DEPTH_MIN);
+    } else if (received < BUDGET_MIN / 2) {
+        budget = clamp((uint64_t)budget * 2, BUDGET_MIN);
+        depth = clamp((uint64_t)depth * 2, DEPTH_MIN);
+    }
+    if (depth != engine->depth)
+        hn_stack_set_depth(engine->stack, depth);
+    engine->budget = budget;
+    engine->depth = depth;
+}
+
+static PyObject *finish_turn(HnEngine *engine, uint32_t received, uint64_t start)
 {
     int result = hn_engine_deliver(engine);
     /* From here on a callback's sends ask for a flush of their own. */
@@ -205,6 +237,8 @@ static PyObject *finish_turn(HnEngine *engine, uint32_t received)
         result = -1;
     if (type)
         PyErr_Restore(type, value, traceback);
+    if (engine->stack && start)
+        pace(engine, received, hn_ticks() - start);
     return result < 0 ? NULL : PyLong_FromUnsignedLong(received);
 }
 
@@ -223,13 +257,16 @@ static PyObject *engine_turn(PyObject *self, PyObject *const *args, Py_ssize_t c
     if (engine->in_turn) /* called back from a protocol: the outer turn goes on */
         return PyLong_FromLong(0);
     engine->in_turn = true;
+    if (budget > engine->budget)
+        budget = engine->budget;
+    uint64_t start = hn_ticks();
     uint32_t received;
     hn_engine_begin_walk(engine);
     Py_BEGIN_ALLOW_THREADS
     received = hn_stack_poll(engine->stack, device, queue, budget, hn_monotonic_ns());
     Py_END_ALLOW_THREADS
     hn_engine_end_walk(engine);
-    return finish_turn(engine, received);
+    return finish_turn(engine, received, start);
 }
 
 static uint32_t poll_all(struct hn_stack *stack, uint32_t budget, uint64_t now_ns)
@@ -266,12 +303,17 @@ static PyObject *engine_spin(PyObject *self, PyObject *const *args, Py_ssize_t c
     if (has_unsent(engine) && (flush(engine) < 0 || check_open(engine) < 0))
         return NULL;
     engine->in_turn = true;
+    if (budget > engine->budget)
+        budget = engine->budget;
+    uint64_t last;
     uint32_t received;
     hn_engine_begin_walk(engine);
     Py_BEGIN_ALLOW_THREADS
     uint64_t now = hn_monotonic_ns();
     uint64_t end = now + spin_ns;
+    last = hn_ticks();
     while ((received = poll_all(engine->stack, budget, now)) == 0 && now < end) {
+        last = hn_ticks();
 #if defined(__x86_64__)
         __builtin_ia32_pause();
 #endif
@@ -279,7 +321,7 @@ static PyObject *engine_spin(PyObject *self, PyObject *const *args, Py_ssize_t c
     }
     Py_END_ALLOW_THREADS
     hn_engine_end_walk(engine);
-    return finish_turn(engine, received);
+    return finish_turn(engine, received, last);
 }
 
 static PyObject *engine_flush(PyObject *self, PyObject *ignored)
@@ -304,7 +346,7 @@ static PyObject *engine_deliver(PyObject *self, PyObject *ignored)
     if (engine->in_turn)
         return PyLong_FromLong(0);
     engine->in_turn = true;
-    return finish_turn(engine, 0);
+    return finish_turn(engine, 0, 0);
 }
 
 static PyObject *engine_close(PyObject *self, PyObject *ignored)
@@ -340,6 +382,7 @@ static int engine_init(PyObject *self, PyObject *args, PyObject *keywords)
     }
     engine->stack = (struct hn_stack *)(uintptr_t)stack;
     engine->returned = HN_FRAME_NONE;
+    engine->budget = engine->depth = UINT16_MAX;
     engine->schedule = Py_NewRef(schedule);
     engine->on_exception = Py_NewRef(on_exception);
     engine->on_writable = Py_NewRef(on_writable);

@@ -30,6 +30,8 @@ struct hn_device_ops {
        Returns true when everything handed over has been accepted, false when the caller should
        come again soon. */
     bool (*flush)(struct hn_device *device, uint32_t queue);
+    /* Lets at most so many received packets wait in the device; NULL: it cannot tell. */
+    void (*set_depth)(struct hn_device *device, uint32_t queue, uint32_t frames);
     /* Gives back every frame that the device holds; called once, before its memory goes. */
     void (*close)(struct hn_device *device);
 };

@@ -238,6 +238,17 @@ uint32_t hn_stack_poll(struct hn_stack *stack, uint32_t device_index, uint32_t q
     return total;
 }
 
+void hn_stack_set_depth(struct hn_stack *stack, uint32_t frames)
+{
+    for (uint32_t i = 0; i < HN_DEVICES_MAX; i++) {
+        struct hn_device *device = stack->devices[i];
+        if (!device || !device->ops->set_depth)
+            continue;
+        for (uint32_t queue = 0; queue < device->queue_count; queue++)
+            device->ops->set_depth(device, queue, frames);
+    }
+}
+
 void hn_stack_refill(struct hn_stack *stack)
 {
     for (uint32_t i = 0; i < HN_DEVICES_MAX; i++) {

@@ -63,6 +63,9 @@ struct hn_stack {
 
 struct hn_pool *hn_stack_pool(struct hn_stack *stack);
 
+/* How many packets may wait in each device's receive queue; UINT32_MAX: as many as it can. */
+void hn_stack_set_depth(struct hn_stack *stack, uint32_t frames);
+
 /* Frames came back to the pool: devices that ran out of them may receive again. */
 void hn_stack_refill(struct hn_stack *stack);
 

@@ -38,9 +38,18 @@ static void device_close(struct hn_device *device)
     free(xsk);
 }
 
+static void set_depth(struct hn_device *device, uint32_t queue_id, uint32_t frames)
+{
+    struct hn_xsk_queue *queue = &hn_xsk_of(device)->queues[queue_id];
+    if (queue->fd < 0)
+        return;
+    queue->lent_max = frames < queue->fill.size ? frames : queue->fill.size;
+}
+
 static const struct hn_device_ops xsk_ops = {.rx_burst = hn_xsk_rx_burst,
                                              .tx_burst = hn_xsk_tx_burst,
                                              .flush = hn_xsk_flush,
+                                             .set_depth = set_depth,
                                              .close = device_close};
 
 struct hn_device *hn_xsk_device_create(struct hn_stack *stack, uint32_t ifindex,

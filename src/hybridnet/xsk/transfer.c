@@ -7,6 +7,8 @@ void hn_xsk_refill(struct hn_device *device, uint32_t queue_id)
 {
     struct hn_xsk_queue *queue = &hn_xsk_of(device)->queues[queue_id];
     struct hn_pool *pool = device->pool;
+    if (queue->lent >= queue->lent_max)
+        return; /* the depth was lowered meanwhile */
     uint32_t wanted = queue->lent_max - queue->lent;
     if (wanted > pool->free_count)
         wanted = pool->free_count;
