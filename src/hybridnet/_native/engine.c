@@ -195,12 +195,13 @@ static int check_open(const HnEngine *engine)
 
 /* A program slower than its packets gets turns of a millisecond, so that its timers run, and a
    queue of some milliseconds: a longer one would not lose less, only later, and its peers' round
-   trips would grow with it.  Never less than a kernel socket's default buffer holds, and all of it
-   again as soon as there is no standing queue: bursts are not what this is about. */
+   trips would grow with it.  The least is of the order of what a kernel socket's default buffer
+   holds (92 full-size datagrams).  All of it is there again as soon as no queue stands: bursts are
+   not what this is about. */
 #define TURN_NS UINT64_C(1000000)
 #define QUEUE_NS UINT64_C(3000000)
 #define BUDGET_MIN 16u
-#define DEPTH_MIN 96u
+#define DEPTH_MIN 64u
 
 static uint32_t clamp(uint64_t value, uint32_t least)
 {
