@@ -51,9 +51,9 @@ test: ## everything: check, BPF, real kernel peers in namespaces, examples, faul
 	@status=0; $(MAKE) --no-print-directory lint || status=1; \
 	$(PYTEST) tests --ignore=tests/bench || status=1; exit $$status
 
-bench: ## measured side by side with kernel sockets and a bare C loop
+bench: ## measured side by side with kernel sockets and a bare C loop (ARGS="--quick")
 	@tools/bootstrap bench
-	$(PYTEST) tests/bench -s
+	$(BIN)/python tests/bench/run.py $(ARGS)
 
 format: ## bring Python and C into the project's format
 	@tools/bootstrap check
