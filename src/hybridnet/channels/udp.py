@@ -82,7 +82,8 @@ class UdpChannel:
             batch = self.recv_batch_nowait(max, lease=lease)
             if len(batch):
                 return batch
-            await self._wait_readable()
+            if self._waiter is not None or self._driver.poll_now() == 0:
+                await self._wait_readable()
 
     def recv_batch_nowait(self, max: int = 256, *, lease: bool = False) -> DatagramBatch:
         """Return what waits, possibly an empty batch; never waits."""
