@@ -16,9 +16,14 @@ class Mode(enum.StrEnum):
     KERNEL = "kernel"
 
 
+def _check_type(name: str, value: object, *kinds: type) -> None:
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        wanted = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
+
+
 def _check_ring(name: str, entries: int) -> None:
-    if not isinstance(entries, int):
-        raise TypeError(f"{name} must be an int, not {type(entries).__name__}")
+    _check_type(name, entries, int)
     if entries < 64 or entries > 65536 or entries & (entries - 1):
         raise ValueError(f"{name} must be a power of two from 64 to 65536, not {entries}")
 
@@ -53,6 +58,8 @@ class BusyPoll:
     """After so long without a packet the loop sleeps again until one comes."""
 
     def __post_init__(self) -> None:
+        _check_type("spin_us", self.spin_us, int)
+        _check_type("linger_us", self.linger_us, int)
         if not 1 <= self.spin_us <= 10_000:
             raise ValueError(f"spin_us must be from 1 to 10000, not {self.spin_us}")
         if not 0 <= self.linger_us <= 10_000_000:
@@ -85,6 +92,13 @@ class StackSpec:
     """Offer counters to ``hybridnet stats``."""
 
     def __post_init__(self) -> None:
+        _check_type("mode", self.mode, Mode)
+        _check_type("rings", self.rings, RingSpec)
+        _check_type("busy_poll", self.busy_poll, BusyPoll, type(None))
+        _check_type("queues", self.queues, int, type(None))
+        _check_type("frame_bytes", self.frame_bytes, int, type(None))
+        for name in ("receive_frames", "neighbors", "burst"):
+            _check_type(name, getattr(self, name), int)
         if self.queues is not None and not 1 <= self.queues <= 64:
             raise ValueError(f"queues must be from 1 to 64, not {self.queues}")
         if self.frame_bytes not in (None, 2048, 4096):

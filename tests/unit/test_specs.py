@@ -43,7 +43,7 @@ def test_ring_that_is_no_power_of_two_in_range_names_itself(name: str, entries: 
 
 @pytest.mark.parametrize("entries", ["2048", 2048.0, None, b"1"])
 def test_ring_of_a_wrong_type_is_a_type_error(entries: Any) -> None:
-    with pytest.raises(TypeError, match=r"rings\.rx must be an int"):
+    with pytest.raises(TypeError, match=r"rings\.rx must be int"):
         RingSpec(rx=entries)
 
 
@@ -91,3 +91,22 @@ def test_open_stack_takes_options_by_name_or_one_spec() -> None:
     wrong: Any = 5
     with pytest.raises(TypeError, match="by its name"):
         open_stack(wrong)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("rings", None, "rings must be RingSpec, not NoneType"),
+        ("queues", "x", "queues must be int or None, not str"),
+        ("burst", 1.5, "burst must be int, not float"),
+        ("busy_poll", True, "busy_poll must be BusyPoll or None, not bool"),
+    ],
+)
+def test_option_of_the_wrong_type_is_named(option: str, value: object, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        open_stack("vb", **{option: value})
+
+
+def test_unknown_mode_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="mode must be one of auto, zerocopy, native"):
+        open_stack("vb", mode="warp")

@@ -408,6 +408,13 @@ class Stack:
         _log.warning("%s was deleted; its channels go on by the kernel path", name)
 
 
+def _mode(value: object) -> Mode:
+    try:
+        return Mode(value)  # type: ignore[arg-type]
+    except ValueError:
+        raise ValueError(f"mode must be one of {', '.join(Mode)}, not {value!r}") from None
+
+
 def open_stack(*interfaces: str, spec: StackSpec | None = None, **options: Any) -> Stack:
     """Return a stack on one or several interfaces, to be opened with ``async with``.
 
@@ -428,7 +435,7 @@ def open_stack(*interfaces: str, spec: StackSpec | None = None, **options: Any) 
         raise ValueError("an interface is named twice")
     if spec is None:
         if "mode" in options:
-            options["mode"] = Mode(options["mode"])
+            options["mode"] = _mode(options["mode"])
         spec = StackSpec(**options)
     if not interfaces and spec.mode not in (Mode.AUTO, Mode.KERNEL):
         raise ValueError(f"mode {spec.mode} needs an interface")
